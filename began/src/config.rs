@@ -1,0 +1,539 @@
+//! Every key of a run's configuration: its meaning, its default, and what it may be.
+//!
+//! A configuration is a preset, overlaid by a file, overlaid by `--set key=value`. It is complete (every default is
+//! written out in `run.toml`), and an unknown key is an error that names it and the nearest one there is.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use toml::{Table, Value};
+
+/// The whole configuration of a run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunConfig {
+    /// The network.
+    pub model: Model,
+    /// The losses and their balance.
+    pub objective: Objective,
+    /// Adam and its learning rate.
+    pub optimizer: Optimizer,
+    /// Length, shape and habits of the run.
+    pub run: Run,
+    /// The data set.
+    pub data: Data,
+}
+
+/// `model.*`: the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Model {
+    /// Height and width of the images, in pixels: a power of two from 16 to 512.
+    pub size: u32,
+    /// `n`: channels of the decoder, and of the encoder's first scale.
+    pub filters: u32,
+    /// `h`: length of the latent vector.
+    pub latent: u32,
+}
+
+/// `objective.*`: the losses and their balance.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Objective {
+    /// Diversity ratio: the aimed-at `L(G(z)) / L(x)`.
+    pub gamma: f64,
+    /// Step size of k.
+    pub lambda_k: f64,
+    /// 1 or 2: the power of `|v - D(v)|`.
+    pub norm: u32,
+    /// Steps over which the vanishing residual's carry falls from 1 to 0; 0 is off.
+    pub carry_steps: u64,
+}
+
+/// `optimizer.*`: Adam and its learning rate.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Optimizer {
+    /// Learning rate at the start.
+    pub rate: f64,
+    /// Adam's first decay.
+    pub beta1: f64,
+    /// Adam's second decay.
+    pub beta2: f64,
+    /// Adam's epsilon.
+    pub epsilon: f64,
+    /// The rate is never lowered below this.
+    pub rate_floor: f64,
+    /// Steps in a window of M_global; a window no better than the best before lowers the rate. 0 is off.
+    pub stall_window: u64,
+    /// What the rate is multiplied by then.
+    pub stall_factor: f64,
+}
+
+/// In what numbers a run computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32-bit floating point.
+    F32,
+    /// 64-bit floating point, for checks.
+    F64,
+}
+
+/// How gradients are summed over trainers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reduce {
+    /// In the fixed tree: the same bits in any world.
+    Tree,
+    /// The library's own all-reduce: its order changes with the world.
+    Fast,
+}
+
+/// `run.*`: length, shape and habits of the run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Run {
+    /// Steps to train.
+    pub steps: u64,
+    /// Slices of the global batch, for the run's whole life; 0 until the first launch makes it nodes x gpus.
+    pub lanes: u32,
+    /// Samples in a lane; the global batch is lanes x batch.
+    pub batch: u32,
+    /// What all randomness is keyed by.
+    pub seed: u64,
+    /// In what numbers to compute.
+    pub precision: Precision,
+    /// How gradients are summed.
+    pub reduce: Reduce,
+    /// Steps between checkpoints; 0 writes one at the end only.
+    pub checkpoint_every: u64,
+    /// The newest checkpoints to keep; at least 1.
+    pub keep_checkpoints: u32,
+    /// Checkpoints at multiples of this many steps are kept for good; 0 is none.
+    pub keep_every: u64,
+    /// Steps between sample grids; 0 draws one at the end only.
+    pub sample_every: u64,
+    /// Steps between digests of the whole state; 0 takes one at the start and at the end only.
+    pub digest_every: u64,
+    /// Seconds of silence after which a trainer counts as lost.
+    pub heartbeat_timeout: f64,
+    /// Seconds without a finished step after which the run counts as hung.
+    pub step_timeout: f64,
+    /// Seconds to wait for a lost trainer's replacement before going on without it.
+    pub rejoin_wait: f64,
+    /// Trainers below which the run waits rather than going on.
+    pub min_trainers: u32,
+}
+
+/// `data.*`: the data set.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Data {
+    /// The folder that `trainer prepare` made.
+    pub path: String,
+    /// Whether real images are mirrored at random.
+    pub flip: bool,
+}
+
+impl Default for Model {
+    fn default() -> Self {
+        Self { size: 64, filters: 64, latent: 64 }
+    }
+}
+
+impl Default for Objective {
+    fn default() -> Self {
+        Self { gamma: 0.5, lambda_k: 0.001, norm: 1, carry_steps: 16_000 }
+    }
+}
+
+impl Default for Optimizer {
+    fn default() -> Self {
+        Self {
+            rate: 1e-4,
+            beta1: 0.5,
+            beta2: 0.999,
+            epsilon: 1e-8,
+            rate_floor: 2e-5,
+            stall_window: 5_000,
+            stall_factor: 0.5,
+        }
+    }
+}
+
+impl Default for Run {
+    fn default() -> Self {
+        Self {
+            steps: 100_000,
+            lanes: 0,
+            batch: 16,
+            seed: 1,
+            precision: Precision::F32,
+            reduce: Reduce::Tree,
+            checkpoint_every: 1_000,
+            keep_checkpoints: 3,
+            keep_every: 0,
+            sample_every: 500,
+            digest_every: 1_000,
+            heartbeat_timeout: 5.0,
+            step_timeout: 600.0,
+            rejoin_wait: 0.0,
+            min_trainers: 1,
+        }
+    }
+}
+
+impl Default for Data {
+    fn default() -> Self {
+        Self { path: String::new(), flip: true }
+    }
+}
+
+/// What is wrong with a configuration.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// Not TOML.
+    #[error("{place} is not TOML: {reason}")]
+    Syntax {
+        /// File or flag.
+        place: String,
+        /// The parser's words.
+        reason: String,
+    },
+    /// No such preset.
+    #[error("there is no preset {name:?}; there are {}", PRESETS.join(", "))]
+    UnknownPreset {
+        /// What was asked for.
+        name: String,
+    },
+    /// No such key.
+    #[error("{place}: there is no key {key:?}{}", nearest.as_ref().map(|n| format!("; did you mean {n:?}?")).unwrap_or_default())]
+    UnknownKey {
+        /// File or flag.
+        place: String,
+        /// The key, dotted.
+        key: String,
+        /// The most similar key there is.
+        nearest: Option<String>,
+    },
+    /// A value of the wrong kind.
+    #[error("{place}: {key} must be {expected}, got {found}")]
+    WrongKind {
+        /// File or flag.
+        place: String,
+        /// The key, dotted.
+        key: String,
+        /// What it must be.
+        expected: String,
+        /// What it is.
+        found: String,
+    },
+    /// A `--set` that is not `key=value`.
+    #[error("--set {0}: expected key=value, as in --set run.steps=1000")]
+    NotAnAssignment(String),
+    /// A value out of its bounds.
+    #[error("{key} must be {expected}, got {found}")]
+    OutOfBounds {
+        /// The key, dotted.
+        key: &'static str,
+        /// What it must be.
+        expected: &'static str,
+        /// What it is.
+        found: String,
+    },
+}
+
+/// The names of the presets.
+pub const PRESETS: [&str; 4] = ["demo", "paper-64", "paper-128", "paper-256"];
+
+impl RunConfig {
+    /// A preset by name.
+    ///
+    /// # Errors
+    /// If there is none of that name.
+    pub fn preset(name: &str) -> Result<Self, ConfigError> {
+        let mut config = Self::default();
+        match name {
+            "demo" => {
+                config.model = Model { size: 32, filters: 24, latent: 16 };
+                config.objective = Objective { gamma: 1.0, carry_steps: 0, ..config.objective };
+                config.optimizer = Optimizer { rate: 3e-4, rate_floor: 1e-4, ..config.optimizer };
+                config.run = Run {
+                    steps: 4_000,
+                    batch: 8,
+                    checkpoint_every: 500,
+                    sample_every: 250,
+                    digest_every: 500,
+                    ..config.run
+                };
+            }
+            "paper-64" => config.model = Model { size: 64, filters: 64, latent: 64 },
+            "paper-128" => config.model = Model { size: 128, filters: 128, latent: 64 },
+            "paper-256" => config.model = Model { size: 256, filters: 128, latent: 64 },
+            _ => return Err(ConfigError::UnknownPreset { name: name.into() }),
+        }
+        Ok(config)
+    }
+
+    /// This configuration with a TOML text laid over it. `place` names the text in errors.
+    ///
+    /// # Errors
+    /// If the text is not TOML, or has an unknown key or a value of the wrong kind.
+    pub fn overlay(&self, text: &str, place: &str) -> Result<Self, ConfigError> {
+        let over: Table = text.parse().map_err(|error: toml::de::Error| ConfigError::Syntax {
+            place: place.into(),
+            reason: error.to_string().trim().to_owned(),
+        })?;
+        self.overlay_table(&over, place)
+    }
+
+    /// This configuration with one `key=value` laid over it. A value that is not TOML is taken as a string.
+    ///
+    /// # Errors
+    /// If it is not an assignment, the key is unknown or the value of the wrong kind.
+    pub fn set(&self, assignment: &str) -> Result<Self, ConfigError> {
+        let (key, value) =
+            assignment.split_once('=').ok_or_else(|| ConfigError::NotAnAssignment(assignment.into()))?;
+        let (key, value) = (key.trim(), value.trim());
+        if key.is_empty() || value.is_empty() {
+            return Err(ConfigError::NotAnAssignment(assignment.into()));
+        }
+        let value = format!("v = {value}")
+            .parse::<Table>()
+            .ok()
+            .and_then(|mut table| table.remove("v"))
+            .unwrap_or_else(|| Value::String(value.into()));
+        let mut over = value;
+        for part in key.rsplit('.') {
+            over = Value::Table(Table::from_iter([(part.to_owned(), over)]));
+        }
+        match over {
+            Value::Table(table) => self.overlay_table(&table, "--set"),
+            _ => Err(ConfigError::NotAnAssignment(assignment.into())),
+        }
+    }
+
+    fn overlay_table(&self, over: &Table, place: &str) -> Result<Self, ConfigError> {
+        let mut merged = self.to_table();
+        merge(&mut merged, over, place, "")?;
+        Value::Table(merged).try_into().map_err(|error: toml::de::Error| ConfigError::Syntax {
+            place: place.into(),
+            reason: error.message().to_owned(),
+        })
+    }
+
+    fn to_table(&self) -> Table {
+        Table::try_from(self).expect("a configuration is made of tables, numbers, strings and booleans only")
+    }
+
+    /// The whole configuration as TOML, every key written out.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        toml::to_string(&self.to_table()).expect("a table of plain values has a TOML form")
+    }
+
+    /// Every key, dotted, with its value.
+    #[must_use]
+    pub fn keys(&self) -> Vec<(String, String)> {
+        let table = self.to_table();
+        let sections = table.iter().filter_map(|(section, keys)| Some((section, keys.as_table()?)));
+        sections
+            .flat_map(|(section, keys)| keys.iter().map(move |(key, value)| (format!("{section}.{key}"), value.to_string())))
+            .collect()
+    }
+
+    /// Checks every value against its bounds.
+    ///
+    /// # Errors
+    /// The first value out of its bounds, by key.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let Self { model, objective, optimizer, run, .. } = self;
+        check(
+            (16..=512).contains(&model.size) && model.size.is_power_of_two(),
+            "model.size",
+            "a power of two from 16 to 512",
+            model.size,
+        )?;
+        check((1..=4096).contains(&model.filters), "model.filters", "from 1 to 4096", model.filters)?;
+        check((1..=65536).contains(&model.latent), "model.latent", "from 1 to 65536", model.latent)?;
+        check(positive(objective.gamma), "objective.gamma", "a number above 0", objective.gamma)?;
+        check(not_negative(objective.lambda_k), "objective.lambda_k", "a number of at least 0", objective.lambda_k)?;
+        check((1..=2).contains(&objective.norm), "objective.norm", "1 or 2", objective.norm)?;
+        check(positive(optimizer.rate), "optimizer.rate", "a number above 0", optimizer.rate)?;
+        check((0.0..1.0).contains(&optimizer.beta1), "optimizer.beta1", "at least 0 and below 1", optimizer.beta1)?;
+        check((0.0..1.0).contains(&optimizer.beta2), "optimizer.beta2", "at least 0 and below 1", optimizer.beta2)?;
+        check(positive(optimizer.epsilon), "optimizer.epsilon", "a number above 0", optimizer.epsilon)?;
+        check(not_negative(optimizer.rate_floor), "optimizer.rate_floor", "a number of at least 0", optimizer.rate_floor)?;
+        check(
+            positive(optimizer.stall_factor) && optimizer.stall_factor < 1.0,
+            "optimizer.stall_factor",
+            "above 0 and below 1",
+            optimizer.stall_factor,
+        )?;
+        check(run.steps >= 1, "run.steps", "at least 1", run.steps)?;
+        check(run.steps <= 1 << 48, "run.steps", "at most 2^48", run.steps)?;
+        check(run.lanes <= 1 << 16, "run.lanes", "at most 65536", run.lanes)?;
+        check((1..=65536).contains(&run.batch), "run.batch", "from 1 to 65536", run.batch)?;
+        check(run.seed <= i64::MAX as u64, "run.seed", "at most 2^63 - 1", run.seed)?;
+        check(run.keep_checkpoints >= 1, "run.keep_checkpoints", "at least 1", run.keep_checkpoints)?;
+        check(seconds(run.heartbeat_timeout), "run.heartbeat_timeout", "seconds, above 0", run.heartbeat_timeout)?;
+        check(seconds(run.step_timeout), "run.step_timeout", "seconds, above 0", run.step_timeout)?;
+        check(
+            not_negative(run.rejoin_wait) && run.rejoin_wait <= 1e6,
+            "run.rejoin_wait",
+            "seconds, at least 0",
+            run.rejoin_wait,
+        )?;
+        check(run.min_trainers >= 1, "run.min_trainers", "at least 1", run.min_trainers)
+    }
+}
+
+fn positive(value: f64) -> bool {
+    value.is_finite() && value > 0.0
+}
+
+fn not_negative(value: f64) -> bool {
+    value.is_finite() && value >= 0.0
+}
+
+fn seconds(value: f64) -> bool {
+    positive(value) && value <= 1e6
+}
+
+fn check(holds: bool, key: &'static str, expected: &'static str, found: impl fmt::Display) -> Result<(), ConfigError> {
+    if holds { Ok(()) } else { Err(ConfigError::OutOfBounds { key, expected, found: found.to_string() }) }
+}
+
+fn merge(base: &mut Table, over: &Table, place: &str, prefix: &str) -> Result<(), ConfigError> {
+    for (key, value) in over {
+        let dotted = format!("{prefix}{key}");
+        let wrong = |expected: &str, found: &Value| ConfigError::WrongKind {
+            place: place.into(),
+            key: dotted.clone(),
+            expected: expected.into(),
+            found: found.to_string().trim().to_owned(),
+        };
+        if !base.contains_key(key) {
+            return Err(ConfigError::UnknownKey { place: place.into(), nearest: nearest(&dotted), key: dotted });
+        }
+        let slot = &mut base[key.as_str()];
+        *slot = match (&mut *slot, value) {
+            (Value::Table(base), Value::Table(over)) => {
+                merge(base, over, place, &format!("{dotted}."))?;
+                continue;
+            }
+            (Value::Table(_), _) => return Err(wrong("a table of keys", value)),
+            (Value::Integer(_), Value::Integer(v)) if *v >= 0 => Value::Integer(*v),
+            (Value::Integer(_), _) => return Err(wrong("a whole number of at least 0", value)),
+            (Value::Float(_), Value::Integer(v)) => Value::Float(*v as f64),
+            (Value::Float(_), Value::Float(v)) => Value::Float(*v),
+            (Value::Float(_), _) => return Err(wrong("a number", value)),
+            (Value::Boolean(_), Value::Boolean(v)) => Value::Boolean(*v),
+            (Value::Boolean(_), _) => return Err(wrong("true or false", value)),
+            (Value::String(_), Value::String(v)) => {
+                let names = |names: &[&str]| names.contains(&v.as_str());
+                match dotted.as_str() {
+                    "run.precision" if !names(&["f32", "f64"]) => return Err(wrong("\"f32\" or \"f64\"", value)),
+                    "run.reduce" if !names(&["tree", "fast"]) => return Err(wrong("\"tree\" or \"fast\"", value)),
+                    _ => Value::String(v.clone()),
+                }
+            }
+            (Value::String(_), _) if dotted == "data.path" => Value::String(value.to_string()),
+            _ => return Err(wrong("a string", value)),
+        };
+    }
+    Ok(())
+}
+
+/// The key most like this one, if any is like it at all.
+fn nearest(key: &str) -> Option<String> {
+    let keys = RunConfig::default().keys().into_iter().map(|(key, _)| key);
+    let last = |key: &str| key.rsplit('.').next().unwrap_or(key).to_owned();
+    keys.map(|known| (distance(&known, key).min(distance(&last(&known), &last(key))), known))
+        .min()
+        .filter(|(distance, _)| *distance <= 1 + key.len() / 4)
+        .map(|(_, known)| known)
+}
+
+/// Levenshtein's distance.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(x != *y);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_out_reads_back_the_same() -> Result<(), ConfigError> {
+        for name in PRESETS {
+            let config = RunConfig::preset(name)?;
+            config.validate()?;
+            assert_eq!(RunConfig::default().overlay(&config.to_toml(), "run.toml")?, config);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_the_nearest_one() {
+        let error = RunConfig::default().set("run.stepz=3").unwrap_err().to_string();
+        assert_eq!(error, "--set: there is no key \"run.stepz\"; did you mean \"run.steps\"?");
+        let error = RunConfig::default().overlay("[objectiv]\ngamma = 1", "a.toml").unwrap_err().to_string();
+        assert!(error.contains("objectiv") && error.contains("a.toml"), "{error}");
+    }
+
+    #[test]
+    fn a_value_of_the_wrong_kind_is_named() {
+        for (set, words) in [
+            ("run.steps=many", "run.steps must be a whole number of at least 0, got \"many\""),
+            ("run.steps=-1", "run.steps must be a whole number"),
+            ("data.flip=1", "data.flip must be true or false"),
+            ("run.reduce=ring", "run.reduce must be \"tree\" or \"fast\""),
+            ("run=3", "run must be a table"),
+            ("nothing", "expected key=value"),
+        ] {
+            let error = RunConfig::default().set(set).unwrap_err().to_string();
+            assert!(error.contains(words), "{set}: {error}");
+        }
+        let huge = RunConfig::default().set("model.size=99999999999").unwrap_err().to_string();
+        assert!(huge.contains("99999999999"), "{huge}");
+    }
+
+    #[test]
+    fn values_out_of_bounds_are_named() -> Result<(), ConfigError> {
+        for (set, key) in [
+            ("model.size=100", "model.size"),
+            ("model.size=8", "model.size"),
+            ("objective.gamma=-0.5", "objective.gamma"),
+            ("objective.gamma=nan", "objective.gamma"),
+            ("objective.norm=3", "objective.norm"),
+            ("optimizer.beta1=1", "optimizer.beta1"),
+            ("run.batch=0", "run.batch"),
+            ("run.steps=0", "run.steps"),
+            ("run.heartbeat_timeout=0", "run.heartbeat_timeout"),
+        ] {
+            let error = RunConfig::default().set(set)?.validate().unwrap_err().to_string();
+            assert!(error.starts_with(key), "{set}: {error}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_path_needs_no_quotes() -> Result<(), ConfigError> {
+        assert_eq!(RunConfig::default().set("data.path=/data/faces-64")?.data.path, "/data/faces-64");
+        assert_eq!(RunConfig::default().set("run.precision=f64")?.run.precision, Precision::F64);
+        Ok(())
+    }
+}
