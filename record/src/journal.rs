@@ -1,0 +1,416 @@
+//! `run.db`: every step, event, digest and lease of a run, in SQLite. Open it with anything.
+//!
+//! Floating-point values are stored as SQLite's 8-byte reals, so they read back to the bit.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use began::{Step, StepRecord};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
+
+use crate::{RecordError, RunDir};
+
+const SCHEMA: &str = "
+    CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+    INSERT OR IGNORE INTO meta VALUES ('format', '1');
+    CREATE TABLE IF NOT EXISTS steps (
+        step INTEGER PRIMARY KEY, generation INTEGER NOT NULL,
+        real REAL NOT NULL, fake REAL NOT NULL, k REAL NOT NULL, rate REAL NOT NULL, m_global REAL NOT NULL,
+        seconds REAL NOT NULL, time REAL NOT NULL);
+    CREATE TABLE IF NOT EXISTS events (
+        id INTEGER PRIMARY KEY, time REAL NOT NULL, kind TEXT NOT NULL, text TEXT NOT NULL,
+        step INTEGER NOT NULL, generation INTEGER NOT NULL, rank INTEGER, node INTEGER);
+    CREATE TABLE IF NOT EXISTS digests (
+        step INTEGER NOT NULL, launch INTEGER NOT NULL, digest TEXT NOT NULL, PRIMARY KEY (step, launch)) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS tensor_digests (
+        step INTEGER NOT NULL, launch INTEGER NOT NULL, name TEXT NOT NULL, digest TEXT NOT NULL,
+        PRIMARY KEY (step, launch, name)) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS leases (
+        generation INTEGER NOT NULL, epoch INTEGER NOT NULL, rank INTEGER NOT NULL,
+        first_step INTEGER NOT NULL, end_step INTEGER NOT NULL, shards TEXT NOT NULL,
+        PRIMARY KEY (generation, epoch, rank)) WITHOUT ROWID;
+";
+
+/// Something to be kept.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Entry {
+    /// A finished step.
+    Step(StepRow),
+    /// Something that happened, with its reason.
+    Event(EventRow),
+    /// The digest of the whole state.
+    Digest(DigestRow),
+    /// Shards given to a trainer.
+    Lease(LeaseRow),
+}
+
+/// One row of `steps`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepRow {
+    /// Losses, k, rate and M_global.
+    pub record: StepRecord,
+    /// The generation that computed it.
+    pub generation: u64,
+    /// How long it took.
+    pub seconds: f64,
+    /// Seconds since 1970.
+    pub time: f64,
+}
+
+/// One row of `events`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EventRow {
+    /// Seconds since 1970.
+    pub time: f64,
+    /// "joined", "generation", "lost", "checkpoint", ...
+    pub kind: String,
+    /// A sentence.
+    pub text: String,
+    /// The step the run was in.
+    pub step: u64,
+    /// The generation.
+    pub generation: u64,
+    /// Whom it is about.
+    pub rank: Option<u32>,
+    /// Which node it is about.
+    pub node: Option<u32>,
+}
+
+/// A row of `digests` with its rows of `tensor_digests`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DigestRow {
+    /// The state's step.
+    pub step: u64,
+    /// Which launch of the run (index in the manifest) computed it.
+    pub launch: u32,
+    /// BLAKE3 over the whole state.
+    pub digest: String,
+    /// BLAKE3 over each tensor.
+    pub tensors: Vec<TensorDigest>,
+}
+
+/// One tensor's digest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorDigest {
+    /// As in the weights file; Adam's moments with `.m` and `.v` behind.
+    pub name: String,
+    /// BLAKE3 over its values.
+    pub digest: String,
+}
+
+/// One row of `leases`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeaseRow {
+    /// In which generation.
+    pub generation: u64,
+    /// For which epoch.
+    pub epoch: u64,
+    /// To whom.
+    pub rank: u32,
+    /// First step that may need the shards.
+    pub first_step: u64,
+    /// First step that does not any more.
+    pub end_step: u64,
+    /// Indices of the shards.
+    pub shards: Vec<u32>,
+}
+
+/// The journal of one run.
+#[derive(Debug)]
+pub struct Journal {
+    path: PathBuf,
+    db: Connection,
+}
+
+impl Journal {
+    /// Opens the journal for writing, made if it is not there.
+    ///
+    /// # Errors
+    /// If it cannot be opened, or is of another form.
+    pub fn create_or_open(run: &RunDir) -> Result<Self, RecordError> {
+        let journal = Self::connect(run, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
+        // WAL with NORMAL: a killed process loses nothing that was committed, and no step waits for the disk.
+        let set_up = journal
+            .db
+            .pragma_update(None, "journal_mode", "wal")
+            .and_then(|()| journal.db.pragma_update(None, "synchronous", "normal"))
+            .and_then(|()| journal.db.execute_batch(SCHEMA));
+        journal.checked(set_up)?;
+        journal.check_format()?;
+        Ok(journal)
+    }
+
+    /// Opens the journal for reading only; a run may be writing it meanwhile.
+    ///
+    /// # Errors
+    /// If it is not there, or is of another form.
+    pub fn read(run: &RunDir) -> Result<Self, RecordError> {
+        if !run.journal().is_file() {
+            return Err(RecordError::NotARun { path: run.path().into(), missing: "run.db" });
+        }
+        let journal = Self::connect(run, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        journal.check_format()?;
+        Ok(journal)
+    }
+
+    fn connect(run: &RunDir, flags: OpenFlags) -> Result<Self, RecordError> {
+        let path = run.journal();
+        let connected = Connection::open_with_flags(&path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)
+            .and_then(|db| db.busy_timeout(Duration::from_secs(5)).map(|()| db));
+        match connected {
+            Ok(db) => Ok(Self { path, db }),
+            Err(error) => Err(RecordError::Journal { path, error }),
+        }
+    }
+
+    fn checked<T>(&self, result: rusqlite::Result<T>) -> Result<T, RecordError> {
+        result.map_err(|error| RecordError::Journal { path: self.path.clone(), error })
+    }
+
+    fn check_format(&self) -> Result<(), RecordError> {
+        let found: String =
+            self.checked(self.db.query_row("SELECT value FROM meta WHERE key = 'format'", [], |row| row.get(0)))?;
+        if found == "1" {
+            return Ok(());
+        }
+        let reason = format!("its format is {found}, this version reads 1");
+        Err(RecordError::Damaged { path: self.path.clone(), reason })
+    }
+
+    /// Writes entries in one transaction: all of them or none.
+    ///
+    /// # Errors
+    /// If the transaction cannot be committed.
+    pub fn write(&mut self, entries: &[Entry]) -> Result<(), RecordError> {
+        let path = self.path.clone();
+        write_all(&mut self.db, entries).map_err(|error| RecordError::Journal { path, error })
+    }
+
+    /// Forgets steps, digests and leases from `step` on: a resumed run computes them again.
+    ///
+    /// # Errors
+    /// If they cannot be removed.
+    pub fn rewind(&mut self, step: Step) -> Result<(), RecordError> {
+        let step = step.0 as i64;
+        let removed = (|| {
+            let transaction = self.db.transaction()?;
+            transaction.execute("DELETE FROM steps WHERE step >= ?1", [step])?;
+            transaction.execute("DELETE FROM digests WHERE step > ?1", [step])?;
+            transaction.execute("DELETE FROM tensor_digests WHERE step > ?1", [step])?;
+            transaction.commit()
+        })();
+        self.checked(removed)
+    }
+
+    /// All steps, in order.
+    ///
+    /// # Errors
+    /// If the journal cannot be read.
+    pub fn steps(&self) -> Result<Vec<StepRow>, RecordError> {
+        self.rows(
+            "SELECT step, real, fake, k, rate, m_global, generation, seconds, time FROM steps ORDER BY step",
+            |row| {
+                Ok(StepRow {
+                    record: StepRecord {
+                        step: Step(row.get::<_, i64>(0)? as u64),
+                        real: row.get(1)?,
+                        fake: row.get(2)?,
+                        k: row.get(3)?,
+                        rate: row.get(4)?,
+                        m_global: row.get(5)?,
+                    },
+                    generation: row.get::<_, i64>(6)? as u64,
+                    seconds: row.get(7)?,
+                    time: row.get(8)?,
+                })
+            },
+        )
+    }
+
+    /// All events, oldest first.
+    ///
+    /// # Errors
+    /// If the journal cannot be read.
+    pub fn events(&self) -> Result<Vec<EventRow>, RecordError> {
+        self.rows("SELECT time, kind, text, step, generation, rank, node FROM events ORDER BY id", |row| {
+            Ok(EventRow {
+                time: row.get(0)?,
+                kind: row.get(1)?,
+                text: row.get(2)?,
+                step: row.get::<_, i64>(3)? as u64,
+                generation: row.get::<_, i64>(4)? as u64,
+                rank: row.get(5)?,
+                node: row.get(6)?,
+            })
+        })
+    }
+
+    /// All digests without their tensors, by step and launch.
+    ///
+    /// # Errors
+    /// If the journal cannot be read.
+    pub fn digests(&self) -> Result<Vec<DigestRow>, RecordError> {
+        self.rows("SELECT step, launch, digest FROM digests ORDER BY step, launch", |row| {
+            Ok(DigestRow {
+                step: row.get::<_, i64>(0)? as u64,
+                launch: row.get(1)?,
+                digest: row.get(2)?,
+                tensors: Vec::new(),
+            })
+        })
+    }
+
+    /// The digest with the highest step, of the last launch that took one there.
+    ///
+    /// # Errors
+    /// If the journal cannot be read.
+    pub fn last_digest(&self) -> Result<Option<(Step, String)>, RecordError> {
+        let last = self
+            .db
+            .query_row("SELECT step, digest FROM digests ORDER BY step DESC, launch DESC LIMIT 1", [], |row| {
+                Ok((Step(row.get::<_, i64>(0)? as u64), row.get(1)?))
+            })
+            .optional();
+        self.checked(last)
+    }
+
+    /// The tensors' digests at a step in a launch, by name.
+    ///
+    /// # Errors
+    /// If the journal cannot be read.
+    pub fn tensor_digests(&self, step: Step, launch: u32) -> Result<Vec<TensorDigest>, RecordError> {
+        let found = (|| {
+            let mut query =
+                self.db.prepare("SELECT name, digest FROM tensor_digests WHERE step = ?1 AND launch = ?2 ORDER BY name")?;
+            let rows = query.query_map(params![step.0 as i64, launch], |row| {
+                Ok(TensorDigest { name: row.get(0)?, digest: row.get(1)? })
+            })?;
+            rows.collect()
+        })();
+        self.checked(found)
+    }
+
+    /// All leases.
+    ///
+    /// # Errors
+    /// If the journal cannot be read.
+    pub fn leases(&self) -> Result<Vec<LeaseRow>, RecordError> {
+        self.rows(
+            "SELECT generation, epoch, rank, first_step, end_step, shards FROM leases ORDER BY generation, epoch, rank",
+            |row| {
+                let shards: String = row.get(5)?;
+                Ok(LeaseRow {
+                    generation: row.get::<_, i64>(0)? as u64,
+                    epoch: row.get::<_, i64>(1)? as u64,
+                    rank: row.get(2)?,
+                    first_step: row.get::<_, i64>(3)? as u64,
+                    end_step: row.get::<_, i64>(4)? as u64,
+                    shards: shards.split_whitespace().filter_map(|shard| shard.parse().ok()).collect(),
+                })
+            },
+        )
+    }
+
+    fn rows<T>(&self, query: &str, row: impl FnMut(&rusqlite::Row<'_>) -> rusqlite::Result<T>) -> Result<Vec<T>, RecordError> {
+        let found = (|| self.db.prepare(query)?.query_map([], row)?.collect())();
+        self.checked(found)
+    }
+}
+
+fn write_all(db: &mut Connection, entries: &[Entry]) -> rusqlite::Result<()> {
+    let transaction = db.transaction()?;
+    for entry in entries {
+        match entry {
+            Entry::Step(StepRow { record, generation, seconds, time }) => transaction
+                .prepare_cached("INSERT OR REPLACE INTO steps VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")?
+                .execute(params![
+                    record.step.0 as i64,
+                    *generation as i64,
+                    record.real,
+                    record.fake,
+                    record.k,
+                    record.rate,
+                    record.m_global,
+                    seconds,
+                    time
+                ])?,
+            Entry::Event(event) => transaction
+                .prepare_cached(
+                    "INSERT INTO events (time, kind, text, step, generation, rank, node) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                )?
+                .execute(params![
+                    event.time,
+                    event.kind,
+                    event.text,
+                    event.step as i64,
+                    event.generation as i64,
+                    event.rank,
+                    event.node
+                ])?,
+            Entry::Digest(row) => {
+                for tensor in &row.tensors {
+                    transaction
+                        .prepare_cached("INSERT OR REPLACE INTO tensor_digests VALUES (?1, ?2, ?3, ?4)")?
+                        .execute(params![row.step as i64, row.launch, tensor.name, tensor.digest])?;
+                }
+                transaction
+                    .prepare_cached("INSERT OR REPLACE INTO digests VALUES (?1, ?2, ?3)")?
+                    .execute(params![row.step as i64, row.launch, row.digest])?
+            }
+            Entry::Lease(lease) => {
+                let shards: Vec<String> = lease.shards.iter().map(u32::to_string).collect();
+                transaction
+                    .prepare_cached("INSERT OR REPLACE INTO leases VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?
+                    .execute(params![
+                        lease.generation as i64,
+                        lease.epoch as i64,
+                        lease.rank,
+                        lease.first_step as i64,
+                        lease.end_step as i64,
+                        shards.join(" ")
+                    ])?
+            }
+        };
+    }
+    transaction.commit()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use began::RunConfig;
+
+    #[test]
+    fn what_is_written_reads_back_to_the_bit() -> Result<(), Box<dyn std::error::Error>> {
+        let folder = tempfile::tempdir()?;
+        let manifest = crate::RunManifest::new(&RunConfig::default(), String::new());
+        let run = RunDir::create(&folder.path().join("run"), &RunConfig::default(), &manifest)?;
+        assert!(Journal::read(&run).unwrap_err().to_string().contains("run.db"));
+        let record = StepRecord { step: Step(3), real: 0.1 + 0.2, fake: 1.0 / 3.0, k: 1e-300, rate: 1e-4, m_global: 0.5 };
+        let step = StepRow { record, generation: 1, seconds: 0.25, time: 1.0 };
+        let digest = |step, launch, digest: &str| DigestRow {
+            step,
+            launch,
+            digest: digest.into(),
+            tensors: vec![TensorDigest { name: "generator.cube.weight".into(), digest: "t".into() }],
+        };
+        let lease = LeaseRow { generation: 1, epoch: 0, rank: 2, first_step: 0, end_step: 9, shards: vec![1, 5] };
+        let mut journal = Journal::create_or_open(&run)?;
+        journal.write(&[
+            Entry::Step(step),
+            Entry::Digest(digest(4, 0, "a")),
+            Entry::Digest(digest(4, 1, "b")),
+            Entry::Digest(digest(9, 1, "c")),
+            Entry::Lease(lease.clone()),
+        ])?;
+        let read = Journal::read(&run)?;
+        assert_eq!(read.steps()?, [step]);
+        assert_eq!(read.leases()?, [lease]);
+        assert_eq!(read.last_digest()?, Some((Step(9), "c".into())));
+        assert_eq!(read.tensor_digests(Step(4), 1)?.len(), 1);
+        journal.rewind(Step(4))?;
+        assert_eq!(read.last_digest()?, Some((Step(4), "b".into())));
+        assert_eq!(read.digests()?.len(), 2);
+        Ok(())
+    }
+}
