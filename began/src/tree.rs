@@ -37,26 +37,67 @@ pub fn maximal_subtrees(held: Range<u32>, lanes: u32) -> Vec<Range<u32>> {
     out
 }
 
-/// Adds up the subtree over `span`.
+/// Adds up values in the tree's order as they come.
 ///
-/// `known` is asked for each node from the top down and gives the node's sum where it has it; for a single lane it
-/// must. `add` adds the right sum to the left. Values are asked for from the lowest lane to the highest.
-///
-/// # Errors
-/// The first error of `known` or `add`.
-pub fn sum<T, E>(
-    span: Range<u32>,
-    known: &mut impl FnMut(&Range<u32>) -> Result<Option<T>, E>,
-    add: &mut impl FnMut(T, T) -> Result<T, E>,
-) -> Result<T, E> {
-    if let Some(value) = known(&span)? {
-        return Ok(value);
+/// Values are pushed from the lowest lane to the highest, each for a node of the tree; whenever two neighbours are the
+/// halves of a node they are added. What is left in the end are the maximal subtrees of what was pushed: one value, the
+/// whole sum, once all lanes were.
+#[derive(Debug)]
+pub struct Fold<T> {
+    lanes: u32,
+    stack: Vec<(Range<u32>, T)>,
+}
+
+impl<T> Fold<T> {
+    /// An empty sum over `0..lanes`.
+    #[must_use]
+    pub fn new(lanes: u32) -> Self {
+        Self { lanes, stack: Vec::new() }
     }
-    assert!(span.end - span.start > 1, "no value for lane {}", span.start);
-    let (left, right) = halves(&span);
-    let left = sum(left, known, add)?;
-    let right = sum(right, known, add)?;
-    add(left, right)
+
+    /// Adds the value of the node over `span`, which must begin where the last one ended. `add` adds the right to the left.
+    ///
+    /// # Errors
+    /// The first error of `add`.
+    pub fn push<E>(
+        &mut self,
+        span: Range<u32>,
+        value: T,
+        mut add: impl FnMut(T, T) -> Result<T, E>,
+    ) -> Result<(), E> {
+        self.stack.push((span, value));
+        while let [.., (left, _), (right, _)] = self.stack.as_slice() {
+            let whole = left.start..right.end;
+            if left.end != right.start || !is_node(&whole, self.lanes) || halves(&whole).0 != *left {
+                break;
+            }
+            let (Some((_, right)), Some((_, left))) = (self.stack.pop(), self.stack.pop()) else { break };
+            self.stack.push((whole, add(left, right)?));
+        }
+        Ok(())
+    }
+
+    /// The sums of the maximal subtrees, in order.
+    #[must_use]
+    pub fn finish(self) -> Vec<(Range<u32>, T)> {
+        self.stack
+    }
+}
+
+/// Whether the tree over `0..lanes` has a node over exactly `span`.
+fn is_node(span: &Range<u32>, lanes: u32) -> bool {
+    let mut node = 0..lanes;
+    while node.start <= span.start && span.end <= node.end {
+        if node == *span {
+            return true;
+        }
+        if node.end - node.start < 2 {
+            return false;
+        }
+        let (left, right) = halves(&node);
+        node = if span.end <= left.end { left } else { right };
+    }
+    false
 }
 
 #[cfg(test)]
@@ -66,20 +107,23 @@ mod tests {
     use proptest::prelude::*;
     use std::convert::Infallible;
 
-    fn shape(span: Range<u32>) -> String {
-        sum::<_, Infallible>(
-            span,
-            &mut |node| Ok((node.len() == 1).then(|| node.start.to_string())),
-            &mut |left, right| Ok(format!("({left}+{right})")),
-        )
-        .unwrap_or_else(|never| match never {})
+    fn join(left: String, right: String) -> Result<String, Infallible> {
+        Ok(format!("({left}+{right})"))
+    }
+
+    fn partials(held: Range<u32>, lanes: u32) -> Vec<(Range<u32>, String)> {
+        let mut fold = Fold::new(lanes);
+        for lane in held {
+            fold.push(lane..lane + 1, lane.to_string(), join).unwrap_or_else(|never| match never {});
+        }
+        fold.finish()
     }
 
     #[test]
     fn seven_lanes_are_added_as_a_merkle_tree_over_seven_leaves() {
-        assert_eq!(shape(0..7), "(((0+1)+(2+3))+((4+5)+6))");
-        assert_eq!(shape(0..1), "0");
-        assert_eq!(shape(0..3), "((0+1)+2)");
+        assert_eq!(partials(0..7, 7), [(0..7, "(((0+1)+(2+3))+((4+5)+6))".into())]);
+        assert_eq!(partials(0..1, 1), [(0..1, "0".into())]);
+        assert_eq!(partials(0..3, 3), [(0..3, "((0+1)+2)".into())]);
     }
 
     #[test]
@@ -93,18 +137,17 @@ mod tests {
         #[test]
         fn partials_of_any_world_add_up_in_the_same_order(lanes in 1u32..70, world in 1u32..70) {
             let world = world.min(lanes);
-            let mut partials = std::collections::BTreeMap::new();
+            let mut owner = Fold::new(lanes);
             for rank in 0..world {
-                for subtree in maximal_subtrees(lanes_of(Rank(rank), world, lanes), lanes) {
-                    partials.insert((subtree.start, subtree.end), shape(subtree.clone()));
+                let held = lanes_of(Rank(rank), world, lanes);
+                let sums = partials(held.clone(), lanes);
+                let spans: Vec<_> = sums.iter().map(|(span, _)| span.clone()).collect();
+                prop_assert_eq!(spans, maximal_subtrees(held, lanes));
+                for (span, sum) in sums {
+                    owner.push(span, sum, join).unwrap_or_else(|never| match never {});
                 }
             }
-            let whole = sum::<_, Infallible>(
-                0..lanes,
-                &mut |node| Ok(partials.get(&(node.start, node.end)).cloned()),
-                &mut |left, right| Ok(format!("({left}+{right})")),
-            ).unwrap_or_else(|never| match never {});
-            prop_assert_eq!(whole, shape(0..lanes));
+            prop_assert_eq!(owner.finish(), partials(0..lanes, lanes));
         }
     }
 }

@@ -1,1 +1,26 @@
-//! coordinator
+//! The coordinator of a run: who takes part, what each step's equilibrium is, which shards each trainer may read, and
+//! what happens when something goes wrong.
+//!
+//! | module | what it does |
+//! | --- | --- |
+//! | [`machine`] | decides. Pure: an event and the time in, decisions and their reasons out |
+//! | [`wire`] | between protobuf messages and the machine's words |
+//! | [`actor`] | the one task that owns the machine and carries its decisions out |
+//! | [`exchange`] | the key-value rendezvous of a generation |
+//! | [`watchers`] | progress and events for whoever looks on |
+//! | [`recorder`] | journal, TensorBoard and manifest, on a thread of their own |
+//! | [`service`] | the gRPC face |
+//! | [`server`] | puts all of it together over the directory of a run |
+//!
+//! No torch, and nothing on a step's path that touches a disk.
+
+pub mod actor;
+pub mod exchange;
+pub mod machine;
+pub mod recorder;
+pub mod server;
+pub mod service;
+pub mod watchers;
+pub mod wire;
+
+pub use server::{Coordinator, Options, Outcome, StartError};

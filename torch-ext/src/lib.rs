@@ -1,1 +1,31 @@
-//! torch-ext
+//! What libtorch has and tch does not expose, each piece a small C++ file compiled against the same headers as tch.
+//!
+//! All `unsafe` of the trainer lives here. Shapes and types are checked by libtorch itself; its exceptions come back as
+//! [`TorchError`].
+
+mod ffi;
+pub mod gloo;
+mod runtime;
+mod tensor;
+
+pub use runtime::{cpu_capability, deterministic, load_cuda, single_threaded, torch_version};
+pub use tensor::{add_scaled_, channels_last, foreach_copy_, fused_adam_, grad};
+
+/// What libtorch threw.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct TorchError(pub String);
+
+impl TorchError {
+    fn last() -> Self {
+        // SAFETY: the shim returns a NUL-terminated string that lives until this thread's next error.
+        let text = unsafe { std::ffi::CStr::from_ptr(ffi::began_last_error()) };
+        let text = text.to_string_lossy();
+        // The first line is the message; a C++ stack trace may follow.
+        Self(text.lines().next().unwrap_or("libtorch gave no reason").to_owned())
+    }
+
+    fn check(code: i32) -> Result<(), Self> {
+        if code == 0 { Ok(()) } else { Err(Self::last()) }
+    }
+}

@@ -1,1 +1,18 @@
-//! trainer
+//! The trainer: one process, one device.
+//!
+//! | module | what it is |
+//! | --- | --- |
+//! | [`flat`], [`network`] | the paper's networks over flat parameters |
+//! | [`step`] | one lane's part of a step |
+//! | [`reduce`], [`collective`] | the sum over lanes, the same bits in any world |
+//! | [`optimizer`], [`state`] | Adam, and what moves when a step is committed |
+//! | [`commands`] | what the command line offers |
+
+pub mod collective;
+pub mod commands;
+pub mod flat;
+pub mod network;
+pub mod optimizer;
+pub mod reduce;
+pub mod state;
+pub mod step;

@@ -1,0 +1,126 @@
+//! The digests of one generation: every trainer holds the same state, so every digest of a step must be the same.
+
+use std::collections::BTreeMap;
+
+use began::{Rank, Step};
+
+use super::event::Digest;
+
+/// Digests that are ordered and not yet complete.
+#[derive(Clone, Debug, Default)]
+pub(super) struct DigestBook {
+    world: usize,
+    pending: BTreeMap<Step, Vec<Option<Digest>>>,
+}
+
+/// What a digest led to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Compared {
+    /// Others are still to come.
+    Waiting,
+    /// The same as before, once more.
+    Again,
+    /// All are there and equal; this is rank 0's, with its tensors.
+    Agreed(Digest),
+    /// All are there and these ranks differ from the most frequent one.
+    Differs(Vec<Rank>),
+}
+
+impl DigestBook {
+    pub(super) fn new(world: usize) -> Self {
+        Self { world, pending: BTreeMap::new() }
+    }
+
+    /// Trainers were told to digest the state of `step`.
+    pub(super) fn expect(&mut self, step: Step) {
+        self.pending.insert(step, vec![None; self.world]);
+    }
+
+    /// Whether digests are missing.
+    pub(super) fn is_waiting(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// The ranks whose digest is missing.
+    pub(super) fn missing(&self) -> Vec<Rank> {
+        let mut ranks: Vec<Rank> = self.pending.values().flat_map(|digests| places(digests, Option::is_none)).collect();
+        ranks.sort_unstable();
+        ranks.dedup();
+        ranks
+    }
+
+    /// Takes a digest in.
+    ///
+    /// # Errors
+    /// Why it is refused.
+    pub(super) fn add(&mut self, rank: Rank, digest: Digest) -> Result<Compared, String> {
+        let step = digest.step;
+        if digest.digest.is_empty() {
+            return Err(format!("an empty digest of step {step}"));
+        }
+        let Some(digests) = self.pending.get_mut(&step) else {
+            return Err(format!("a digest of step {step}, where none is asked for"));
+        };
+        let Some(place) = digests.get_mut(rank.0 as usize) else {
+            return Err(format!("a digest of rank {rank}, which is not in the world"));
+        };
+        match place {
+            Some(known) if *known == digest => return Ok(Compared::Again),
+            Some(_) => return Err(format!("a second, different digest of step {step}")),
+            None => *place = Some(digest),
+        }
+        if digests.iter().any(Option::is_none) {
+            return Ok(Compared::Waiting);
+        }
+        let digests: Vec<Digest> = self.pending.remove(&step).into_iter().flatten().flatten().collect();
+        Ok(compare(digests))
+    }
+}
+
+fn places(digests: &[Option<Digest>], holds: impl Fn(&Option<Digest>) -> bool) -> Vec<Rank> {
+    (0..).map(Rank).zip(digests).filter(|(_, digest)| holds(digest)).map(|(rank, _)| rank).collect()
+}
+
+fn compare(mut digests: Vec<Digest>) -> Compared {
+    let count = |digest: &str| digests.iter().filter(|other| other.digest == digest).count();
+    // Of equally frequent ones the first: rank 0's word counts.
+    let usual = digests.iter().map(|d| &d.digest).rev().max_by_key(|digest| count(digest)).cloned();
+    let differing: Vec<Rank> =
+        (0..).map(Rank).zip(&digests).filter(|(_, d)| Some(&d.digest) != usual.as_ref()).map(|(rank, _)| rank).collect();
+    if differing.is_empty() { Compared::Agreed(digests.swap_remove(0)) } else { Compared::Differs(differing) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn digest(text: &str) -> Digest {
+        Digest { step: Step(5), digest: text.into(), tensors: vec![] }
+    }
+
+    fn compared(texts: &[&str]) -> Result<Compared, String> {
+        let mut book = DigestBook::new(texts.len());
+        book.expect(Step(5));
+        let mut last = Compared::Waiting;
+        for (rank, text) in (0..).map(Rank).zip(texts) {
+            assert_eq!(last, Compared::Waiting);
+            last = book.add(rank, digest(text))?;
+        }
+        assert!(!book.is_waiting());
+        Ok(last)
+    }
+
+    #[test]
+    fn the_one_that_differs_from_the_majority_is_named_even_if_it_is_rank_0() -> Result<(), String> {
+        assert_eq!(compared(&["a", "a", "a"])?, Compared::Agreed(digest("a")));
+        assert_eq!(compared(&["a", "b", "a"])?, Compared::Differs(vec![Rank(1)]));
+        assert_eq!(compared(&["b", "a", "a"])?, Compared::Differs(vec![Rank(0)]));
+        assert_eq!(compared(&["a", "b"])?, Compared::Differs(vec![Rank(1)]));
+        Ok(())
+    }
+
+    #[test]
+    fn a_digest_that_was_not_asked_for_is_refused() {
+        assert!(DigestBook::new(2).add(Rank(0), digest("a")).is_err());
+    }
+}

@@ -1,0 +1,299 @@
+//! The command line: which commands there are, their flags and what each defaults to.
+//!
+//! It only parses. What a flag may be together with another is decided by the command that uses it, so that the
+//! error can name both values.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// The launcher's command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "launcher",
+    version,
+    about = "Starts a distributed training of BEGAN, watches over it, and answers for what became of it",
+    long_about = "Starts a distributed training of BEGAN, watches over it, and answers for what became of it.\n\n\
+                  `train` need not be said: launcher --nodes 1 --gpus 2 --data faces --run runs/first\n\n\
+                  Exit codes: 0 the run ended as it should (also after SIGTERM, with a checkpoint written); 1 it failed; \
+                  2 the command line or the configuration is wrong, or two runs cannot be compared; \
+                  130 it was stopped by Ctrl-C; 143 it was killed by a second SIGTERM.",
+    arg_required_else_help = true
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start a new run (the default)
+    Train(TrainArgs),
+    /// Go on with a run from its last checkpoint
+    Resume(ResumeArgs),
+    /// Print `STEP HEX` of the last digest of a run
+    Digest {
+        /// The run's folder
+        run: PathBuf,
+    },
+    /// Whether two runs are the same run, and where they part if not
+    Verify {
+        /// The one run's folder
+        run: PathBuf,
+        /// The other's
+        other: PathBuf,
+    },
+    /// Where a run stands
+    Status {
+        /// The run's folder, or the address of its coordinator
+        run: String,
+        /// One JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Ask a run to finish its step, write a checkpoint and end
+    Stop {
+        /// The run's folder
+        run: PathBuf,
+        /// Seconds to wait for the end
+        #[arg(long, default_value = "60", value_parser = seconds, env = "BEGAN_WAIT", value_name = "SECONDS")]
+        wait: Duration,
+    },
+    /// Start and watch the trainers of one node (the launcher starts this)
+    #[command(hide = true)]
+    Agent(AgentArgs),
+    /// Become another program that ends with its parent (the agent starts this)
+    #[command(hide = true)]
+    Tied {
+        /// The parent's process
+        parent: i32,
+        /// The program and its arguments
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+        program: Vec<OsString>,
+    },
+}
+
+/// Flags of `train`.
+#[derive(Args, Clone, Debug)]
+pub struct TrainArgs {
+    /// Nodes
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65536), env = "BEGAN_NODES")]
+    pub nodes: u32,
+    /// Trainers on each node, one a device
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024), env = "BEGAN_GPUS")]
+    pub gpus: u32,
+    /// The prepared data set
+    #[arg(long, env = "BEGAN_DATA", value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// The folder of the new run
+    #[arg(long, env = "BEGAN_RUN", value_name = "RUN")]
+    pub run: PathBuf,
+    /// The configuration to start from: demo, paper-64, paper-128, paper-256
+    #[arg(long, env = "BEGAN_PRESET", value_name = "NAME")]
+    pub preset: Option<String>,
+    /// A TOML file laid over the preset
+    #[arg(long, env = "BEGAN_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// One key of the configuration, laid over all else; in the environment separated by `;`
+    #[arg(long, env = "BEGAN_SET", value_name = "KEY=VALUE", value_delimiter = ';')]
+    pub set: Vec<String>,
+    /// What the trainers compute on
+    #[arg(long, value_enum, default_value_t = DeviceChoice::Auto, env = "BEGAN_DEVICE")]
+    pub device: DeviceChoice,
+    /// How the nodes are reached
+    #[arg(long, value_enum, default_value_t = Place::Auto, env = "BEGAN_ON")]
+    pub on: Place,
+    /// The hosts for `--on ssh`, one a line
+    #[arg(long, env = "BEGAN_HOSTS", value_name = "FILE")]
+    pub hosts: Option<PathBuf>,
+    /// What is shown meanwhile.
+    #[command(flatten)]
+    pub show: ShowArgs,
+}
+
+/// Flags of `resume`.
+#[derive(Args, Clone, Debug)]
+pub struct ResumeArgs {
+    /// The run's folder
+    pub run: PathBuf,
+    /// Nodes; as at the last launch if not given
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=65536), env = "BEGAN_NODES")]
+    pub nodes: Option<u32>,
+    /// Trainers on each node; as at the last launch if not given
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024), env = "BEGAN_GPUS")]
+    pub gpus: Option<u32>,
+    /// What the trainers compute on
+    #[arg(long, value_enum, default_value_t = DeviceChoice::Auto, env = "BEGAN_DEVICE")]
+    pub device: DeviceChoice,
+    /// A habit of the run to change, as run.steps; never what it computes
+    #[arg(long, env = "BEGAN_SET", value_name = "KEY=VALUE", value_delimiter = ';')]
+    pub set: Vec<String>,
+    /// Go on even if the checkpoint is not as it was written
+    #[arg(long, env = "BEGAN_ACCEPT_CHANGED_CHECKPOINT")]
+    pub accept_changed_checkpoint: bool,
+    /// How the nodes are reached
+    #[arg(long, value_enum, default_value_t = Place::Auto, env = "BEGAN_ON")]
+    pub on: Place,
+    /// What is shown meanwhile.
+    #[command(flatten)]
+    pub show: ShowArgs,
+}
+
+/// What a launch shows while it lasts, and how long it waits at the end.
+#[derive(Args, Clone, Debug)]
+pub struct ShowArgs {
+    /// Progress and events for people, or one JSON object a line
+    #[arg(long, value_enum, default_value_t = LogFormat::Text, env = "BEGAN_LOG_FORMAT")]
+    pub log_format: LogFormat,
+    /// One line at the end, nothing before
+    #[arg(long, env = "BEGAN_QUIET")]
+    pub quiet: bool,
+    /// Show the trainers' lines too, each behind "[node 2 rank 17] "
+    #[arg(long, env = "BEGAN_FORWARD_LOGS")]
+    pub forward_logs: bool,
+    /// Seconds a stopping run has to finish its step and write a checkpoint
+    #[arg(long, default_value = "30", value_parser = seconds, env = "BEGAN_GRACE", value_name = "SECONDS")]
+    pub grace: Duration,
+}
+
+/// Flags of `agent`.
+#[derive(Args, Clone, Debug)]
+pub struct AgentArgs {
+    /// Where the coordinator listens
+    #[arg(long, value_name = "ADDR")]
+    pub coordinator: String,
+    /// The run's folder
+    #[arg(long)]
+    pub run: PathBuf,
+    /// Index of this node
+    #[arg(long)]
+    pub node: u32,
+    /// Trainers to start
+    #[arg(long)]
+    pub trainers: u32,
+    /// Rank of the first of them
+    #[arg(long)]
+    pub first_rank: u32,
+    /// What they compute on: cpu or cuda
+    #[arg(long)]
+    pub device: String,
+    /// Seconds between asking trainers to end and killing them
+    #[arg(long, default_value = "30", value_parser = seconds)]
+    pub grace: Duration,
+    /// Report every line the trainers write
+    #[arg(long)]
+    pub forward_logs: bool,
+}
+
+/// `--device`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DeviceChoice {
+    /// GPUs if there are enough of them, else the CPU
+    Auto,
+    /// One GPU a trainer
+    Cuda,
+    /// The CPU, shared by all trainers of the node
+    Cpu,
+}
+
+/// `--on`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Place {
+    /// What fits the surroundings
+    Auto,
+    /// All nodes on this machine
+    Local,
+    /// Over ssh (not yet)
+    Ssh,
+    /// Inside a SLURM allocation (not yet)
+    Slurm,
+}
+
+/// `--log-format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people
+    Text,
+    /// For programs
+    Json,
+}
+
+/// The arguments with `train` put in where no command was said: `launcher --nodes 4` is `launcher train --nodes 4`.
+pub fn with_default_command(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = arguments.into_iter().collect();
+    let first = arguments.get(1).map(|first| first.to_string_lossy().into_owned());
+    let about_launcher = ["-h", "--help", "-V", "--version"];
+    if first.is_some_and(|first| first.starts_with('-') && !about_launcher.contains(&first.as_str())) {
+        arguments.insert(1, "train".into());
+    }
+    arguments
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let number: f64 = text.parse().map_err(|_| format!("{text:?} is not a number of seconds"))?;
+    if (0.0..=1e6).contains(&number) {
+        Ok(Duration::from_secs_f64(number))
+    } else {
+        Err(format!("{text} is not between 0 and 1000000 seconds"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(with_default_command(line.split_whitespace().map(OsString::from)))
+    }
+
+    #[test]
+    fn train_need_not_be_said() -> Result<(), clap::Error> {
+        for line in
+            ["launcher --nodes 4 --gpus 8 --data d --run r", "launcher train --nodes 4 --gpus 8 --data d --run r"]
+        {
+            let Command::Train(train) = parse(line)?.command else { panic!("{line} is not train") };
+            assert_eq!((train.nodes, train.gpus), (4, 8));
+            assert_eq!(train.show.grace, Duration::from_secs(30));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn several_keys_can_be_set() -> Result<(), clap::Error> {
+        let line = "launcher --data d --run r --set run.steps=3 --set run.seed=2;run.batch=4";
+        let Command::Train(train) = parse(line)?.command else { panic!("not train") };
+        assert_eq!(train.set, ["run.steps=3", "run.seed=2", "run.batch=4"]);
+        Ok(())
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_by_name() {
+        for (line, words) in [
+            ("launcher --nodes 0 --data d --run r", "--nodes"),
+            ("launcher --gpus many --data d --run r", "--gpus"),
+            ("launcher --data d", "--run"),
+            ("launcher --run r --on moon", "moon"),
+            ("launcher trian --run r", "trian"),
+            ("launcher --run r --grace -1", "--grace"),
+            ("launcher --run r --grace nan", "nan"),
+        ] {
+            let error = parse(line).map(|_| ()).expect_err(line).to_string();
+            assert!(error.contains(words), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_short_help_lists_only_what_people_use() {
+        let help = parse("launcher -h").map(|_| ()).expect_err("help").to_string();
+        for listed in ["train", "resume", "digest", "verify", "status", "stop"] {
+            assert!(help.contains(&format!("  {listed}")), "{help}");
+        }
+        for hidden in ["  agent", "  tied", "  kubernetes", "  reproduce"] {
+            assert!(!help.contains(hidden), "{help}");
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! Talking with the coordinator: watching the run, asking where it stands, asking it to stop.
+//!
+//! Nothing here waits without a bound for an answer; the watch itself lasts as long as the run.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+use began_proto::MAX_MESSAGE;
+use began_proto::v1::coordinator_client::CoordinatorClient;
+use began_proto::v1::control_request::Action;
+use began_proto::v1::watch_event::Body;
+use began_proto::v1::{ControlRequest, StatusRequest, StatusResponse, WatchRequest};
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
+use tonic::transport::{Channel, Endpoint};
+
+/// How long the coordinator may take for one answer.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// A connection to the coordinator at `host:port`.
+///
+/// # Errors
+/// If nothing answers there.
+pub async fn connect(address: &str) -> Result<CoordinatorClient<Channel>> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))
+        .with_context(|| format!("{address} is not an address of the form host:port"))?
+        .connect_timeout(ANSWER);
+    let channel = timeout(ANSWER, endpoint.connect())
+        .await
+        .map_err(|_| anyhow!("the coordinator at {address} did not answer within {} s", ANSWER.as_secs()))?
+        .with_context(|| format!("no coordinator answers at {address}"))?;
+    Ok(CoordinatorClient::new(channel).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE))
+}
+
+/// Where the run of the coordinator at `address` stands.
+///
+/// # Errors
+/// If it does not answer.
+pub async fn status(address: &str) -> Result<StatusResponse> {
+    let mut client = connect(address).await?;
+    let answer = timeout(ANSWER, client.status(StatusRequest {})).await;
+    let answer = answer.map_err(|_| anyhow!("the coordinator at {address} did not say within {} s where the run stands", ANSWER.as_secs()))?;
+    Ok(answer.map_err(|status| anyhow!("the coordinator at {address} said: {}", status.message()))?.into_inner())
+}
+
+/// Asks the coordinator to finish the step, write a checkpoint and end; returns the step after which it will.
+///
+/// # Errors
+/// If it does not answer, or refuses.
+pub async fn ask_to_stop(address: &str, reason: &str) -> Result<u64> {
+    let mut client = connect(address).await?;
+    let request = ControlRequest { action: Action::Stop.into(), reason: reason.into() };
+    let answer = timeout(ANSWER, client.control(request)).await;
+    let answer = answer.map_err(|_| anyhow!("the coordinator at {address} did not answer within {} s", ANSWER.as_secs()))?;
+    Ok(answer.map_err(|status| anyhow!("the coordinator at {address} refused: {}", status.message()))?.into_inner().step)
+}
+
+/// Sends everything the coordinator tells about the run to `seen`, until it says that the run ended or nobody listens.
+/// A broken stream is taken up again: whether the coordinator died is for those to say who see its process.
+pub async fn follow(address: String, seen: mpsc::UnboundedSender<Body>) {
+    let mut pause = Duration::from_millis(100);
+    while !seen.is_closed() {
+        if let Ok(mut client) = connect(&address).await
+            && let Ok(Ok(stream)) = timeout(ANSWER, client.watch(WatchRequest {})).await
+        {
+            let mut stream = stream.into_inner();
+            pause = Duration::from_millis(100);
+            while let Ok(Some(event)) = stream.message().await {
+                let Some(body) = event.body else { continue };
+                let last = matches!(body, Body::Ended(_));
+                if seen.send(body).is_err() || last {
+                    return;
+                }
+            }
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_secs(2));
+    }
+}

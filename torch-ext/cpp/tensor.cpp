@@ -1,0 +1,104 @@
+// Tensor operations of libtorch that tch does not expose.
+#include "ext.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Context.h>
+#include <ATen/Parallel.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/Version.h>
+#include <torch/csrc/autograd/autograd.h>
+#include <torch/version.h>
+
+#include <dlfcn.h>
+
+namespace {
+std::vector<at::Tensor> list(at::Tensor* const* tensors, size_t count) {
+  std::vector<at::Tensor> out;
+  out.reserve(count);
+  for (size_t i = 0; i < count; ++i) out.push_back(*tensors[i]);
+  return out;
+}
+}  // namespace
+
+extern "C" {
+
+// Gradients of one output over `inputs`; `seed` is the gradient of the output, or null for a scalar's 1.
+// Gives `count` new tensors through `out`.
+int began_grad(at::Tensor* output, at::Tensor* seed, at::Tensor* const* inputs, size_t count, at::Tensor** out) {
+  BEGAN_GUARD(-1, {
+    std::vector<at::Tensor> seeds;
+    if (seed) seeds.push_back(*seed);
+    auto grads = torch::autograd::grad({*output}, list(inputs, count), seeds);
+    for (size_t i = 0; i < count; ++i) out[i] = new at::Tensor(std::move(grads[i]));
+    return 0;
+  })
+}
+
+int began_foreach_copy(at::Tensor* const* to, at::Tensor* const* from, size_t count) {
+  BEGAN_GUARD(-1, {
+    at::NoGradGuard no_grad;
+    at::_foreach_copy_(list(to, count), list(from, count));
+    return 0;
+  })
+}
+
+int began_add_scaled(at::Tensor* to, at::Tensor* from, double scale) {
+  BEGAN_GUARD(-1, {
+    at::NoGradGuard no_grad;
+    to->add_(*from, scale);
+    return 0;
+  })
+}
+
+int began_fused_adam(at::Tensor* weights, at::Tensor* gradient, at::Tensor* m, at::Tensor* v, at::Tensor* step,
+                     double rate, double beta1, double beta2, double epsilon) {
+  BEGAN_GUARD(-1, {
+    at::NoGradGuard no_grad;
+    at::_fused_adam_({*weights}, {*gradient}, {*m}, {*v}, {}, {*step}, rate, beta1, beta2, /*weight_decay=*/0.0,
+                     epsilon, /*amsgrad=*/false, /*maximize=*/false);
+    return 0;
+  })
+}
+
+at::Tensor* began_channels_last(at::Tensor* tensor) {
+  BEGAN_GUARD(nullptr, { return new at::Tensor(tensor->contiguous(at::MemoryFormat::ChannelsLast)); })
+}
+
+// The same results every time: deterministic algorithms, no autotuning, full f32.
+int began_deterministic() {
+  BEGAN_GUARD(-1, {
+    auto& context = at::globalContext();
+    context.setDeterministicAlgorithms(true, /*warn_only=*/false);
+    context.setDeterministicCuDNN(true);
+    context.setBenchmarkCuDNN(false);
+    context.setAllowTF32CuDNN(false);
+    context.setAllowTF32CuBLAS(false);
+    return 0;
+  })
+}
+
+int began_single_threaded() {
+  BEGAN_GUARD(-1, {
+    at::set_num_threads(1);
+    at::set_num_interop_threads(1);
+    return 0;
+  })
+}
+
+const char* began_torch_version() { return TORCH_VERSION; }
+
+// "AVX2", "AVX512", ...: which CPU kernels were chosen.
+const char* began_cpu_capability() {
+  static const std::string name = at::get_cpu_capability();
+  return name.c_str();
+}
+
+// Loads libtorch_cuda, which the binary is not linked to. 0, or -1 with the loader's words.
+int began_load_cuda() {
+  if (dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_GLOBAL)) return 0;
+  const char* why = dlerror();
+  began::last_error = why ? why : "libtorch_cuda.so does not load";
+  return -1;
+}
+
+}  // extern "C"

@@ -1,0 +1,86 @@
+//! The shim's C face. Nothing here is safe; the modules beside it make it so.
+
+use std::ffi::{c_char, c_int, c_void};
+
+pub type RawTensor = torch_sys::C_tensor;
+
+#[repr(C)]
+pub struct Group {
+    _opaque: [u8; 0],
+}
+
+#[repr(C)]
+pub struct Operation {
+    _opaque: [u8; 0],
+}
+
+#[repr(C)]
+pub struct StoreFace {
+    pub this: *mut c_void,
+    pub set: extern "C" fn(*mut c_void, *const c_char, *const u8, usize, *mut c_void) -> c_int,
+    pub get: extern "C" fn(*mut c_void, *const *const c_char, usize, i64, *mut c_void) -> c_int,
+    pub add: extern "C" fn(*mut c_void, *const c_char, i64, *mut i64, *mut c_void) -> c_int,
+    pub append: extern "C" fn(*mut c_void, *const c_char, *const u8, usize, *mut c_void) -> c_int,
+    pub remove: extern "C" fn(*mut c_void, *const c_char, *mut i64, *mut c_void) -> c_int,
+    pub compare_set:
+        extern "C" fn(*mut c_void, *const c_char, *const u8, usize, *const u8, usize, *mut c_void) -> c_int,
+    pub drop: extern "C" fn(*mut c_void),
+}
+
+unsafe extern "C" {
+    pub fn began_last_error() -> *const c_char;
+    pub fn began_put_bytes(values: *mut c_void, data: *const u8, size: usize);
+
+    pub fn began_gloo_new(
+        face: StoreFace,
+        rank: c_int,
+        world: c_int,
+        address: *const c_char,
+        timeout_ms: i64,
+    ) -> *mut Group;
+    pub fn began_gloo_free(group: *mut Group);
+    pub fn began_gloo_all_reduce(group: *mut Group, tensor: *const RawTensor) -> *mut Operation;
+    pub fn began_gloo_all_gather(
+        group: *mut Group,
+        output: *const RawTensor,
+        input: *const RawTensor,
+    ) -> *mut Operation;
+    pub fn began_gloo_all_to_all(
+        group: *mut Group,
+        output: *const RawTensor,
+        input: *const RawTensor,
+        output_splits: *const i64,
+        input_splits: *const i64,
+        count: usize,
+    ) -> *mut Operation;
+    pub fn began_gloo_broadcast(group: *mut Group, tensor: *const RawTensor, root: c_int) -> *mut Operation;
+    pub fn began_operation_wait(operation: *mut Operation, milliseconds: i64) -> c_int;
+    pub fn began_operation_free(operation: *mut Operation);
+
+    pub fn began_grad(
+        output: *const RawTensor,
+        seed: *const RawTensor,
+        inputs: *const *const RawTensor,
+        count: usize,
+        out: *mut *mut RawTensor,
+    ) -> c_int;
+    pub fn began_foreach_copy(to: *const *const RawTensor, from: *const *const RawTensor, count: usize) -> c_int;
+    pub fn began_add_scaled(to: *const RawTensor, from: *const RawTensor, scale: f64) -> c_int;
+    pub fn began_fused_adam(
+        weights: *const RawTensor,
+        gradient: *const RawTensor,
+        m: *const RawTensor,
+        v: *const RawTensor,
+        step: *const RawTensor,
+        rate: f64,
+        beta1: f64,
+        beta2: f64,
+        epsilon: f64,
+    ) -> c_int;
+    pub fn began_channels_last(tensor: *const RawTensor) -> *mut RawTensor;
+    pub fn began_deterministic() -> c_int;
+    pub fn began_single_threaded() -> c_int;
+    pub fn began_torch_version() -> *const c_char;
+    pub fn began_cpu_capability() -> *const c_char;
+    pub fn began_load_cuda() -> c_int;
+}

@@ -1,0 +1,46 @@
+//! libtorch's switches for a process: threads, determinism, CUDA.
+
+use std::ffi::CStr;
+
+use crate::{TorchError, ffi};
+
+/// One intra-op and one inter-op thread: the bits of a step differ between one thread and two. Once, at the start.
+///
+/// # Errors
+/// If libtorch has started its threads already.
+pub fn single_threaded() -> Result<(), TorchError> {
+    // SAFETY: no arguments, exceptions are caught.
+    TorchError::check(unsafe { ffi::began_single_threaded() })
+}
+
+/// Deterministic algorithms, no autotuning, no TF32.
+///
+/// # Errors
+/// If libtorch refuses.
+pub fn deterministic() -> Result<(), TorchError> {
+    // SAFETY: no arguments, exceptions are caught.
+    TorchError::check(unsafe { ffi::began_deterministic() })
+}
+
+/// Loads `libtorch_cuda.so`, which is not linked to, so that one binary serves machines with and without GPUs.
+///
+/// # Errors
+/// Where it does not load, with the loader's words.
+pub fn load_cuda() -> Result<(), TorchError> {
+    // SAFETY: no arguments; the library registers its kernels with libtorch when loaded.
+    TorchError::check(unsafe { ffi::began_load_cuda() })
+}
+
+/// The version of libtorch this was compiled against.
+#[must_use]
+pub fn torch_version() -> &'static str {
+    // SAFETY: a string constant of the shim, NUL-terminated and there for good.
+    unsafe { CStr::from_ptr(ffi::began_torch_version()) }.to_str().unwrap_or("unknown")
+}
+
+/// Which CPU kernels libtorch chose: "AVX2", "AVX512", ... The bits of a run on CPUs depend on it.
+#[must_use]
+pub fn cpu_capability() -> &'static str {
+    // SAFETY: a static of the shim, NUL-terminated and there for good.
+    unsafe { CStr::from_ptr(ffi::began_cpu_capability()) }.to_str().unwrap_or("unknown")
+}

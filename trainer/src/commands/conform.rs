@@ -1,0 +1,242 @@
+//! `trainer conform FIXTURE`: runs the trainer's own step over a fixture made by a reference implementation, and compares
+//! every tensor on the way.
+//!
+//! The modules, the flat buffers, the combination of gradients, Adam and the equilibrium are those of training, in the
+//! fixture's precision. Several steps in a row start from step 0's weights; nothing is reset in between.
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail, ensure};
+use began::config::{Model, Precision, RunConfig};
+use began::equilibrium::{Equilibrium, Stall};
+use began::tree::Fold;
+use began::{LaneLosses, Step};
+use safetensors::{Dtype, SafeTensors};
+use tch::{Device, Kind, Tensor};
+
+use crate::flat::Layout;
+use crate::reduce::{Gradient, Place, Reducer, add};
+use crate::state::State;
+use crate::step::{GradientBuffer, LanePass, Settings, combine};
+
+/// Compare the trainer's step with a reference's, tensor by tensor.
+#[derive(Debug, clap::Args)]
+pub struct Conform {
+    /// A fixture: a safetensors file with one or more steps of a reference implementation.
+    fixture: PathBuf,
+    /// The largest relative difference `||a-b|| / ||b||` that passes.
+    #[arg(long, default_value_t = 1e-9)]
+    tolerance: f64,
+    /// Print only tensors over the tolerance, and the summary.
+    #[arg(long, short)]
+    quiet: bool,
+}
+
+/// A fixture, open.
+struct Fixture<'a> {
+    tensors: SafeTensors<'a>,
+    metadata: std::collections::HashMap<String, String>,
+}
+
+impl Fixture<'_> {
+    fn setting(&self, name: &str) -> Result<f64> {
+        let text = self.metadata.get(name).with_context(|| format!("the fixture's metadata has no {name:?}"))?;
+        text.parse().with_context(|| format!("the fixture's metadata says {name} = {text:?}, which is no number"))
+    }
+
+    fn whole(&self, name: &str) -> Result<u32> {
+        let value = self.setting(name)?;
+        ensure!(value >= 1.0 && value <= 1e6 && value.fract() == 0.0, "the fixture's metadata says {name} = {value}");
+        Ok(value as u32)
+    }
+
+    fn get(&self, name: &str, shape: &[i64], kind: Kind) -> Result<Tensor> {
+        let view = self.tensors.tensor(name).map_err(|_| anyhow::anyhow!("the fixture has no tensor {name:?}"))?;
+        let found: Vec<i64> = view.shape().iter().map(|&n| n as i64).collect();
+        ensure!(found == shape, "{name}: the fixture has shape {found:?}, this network {shape:?}");
+        let stored = match view.dtype() {
+            Dtype::F64 => Kind::Double,
+            Dtype::F32 => Kind::Float,
+            other => bail!("{name} is of type {other:?}; a fixture holds F64 or F32"),
+        };
+        Ok(Tensor::f_from_data_size(view.data(), &found, stored)?.f_to_kind(kind)?)
+    }
+}
+
+/// Compares and prints.
+struct Report {
+    tolerance: f64,
+    quiet: bool,
+    compared: usize,
+    failed: usize,
+    worst: (f64, String),
+}
+
+impl Report {
+    fn compare(&mut self, name: &str, found: &Tensor, expected: &Tensor) -> Result<()> {
+        let (a, b) = (found.f_to_kind(Kind::Double)?, expected.f_to_kind(Kind::Double)?);
+        let difference = f64::try_from((&a - &b).f_norm()?)?;
+        let size = f64::try_from(b.f_norm()?)?;
+        let relative = if size > 0.0 { difference / size } else { difference };
+        self.compared += 1;
+        // Written so that NaN fails.
+        let passes = relative <= self.tolerance;
+        self.failed += usize::from(!passes);
+        if self.compared == 1 || relative > self.worst.0 || relative.is_nan() {
+            self.worst = (relative, name.to_owned());
+        }
+        if !passes || !self.quiet {
+            println!("{relative:9.2e}  {name}{}", if passes { "" } else { "  OVER" });
+        }
+        Ok(())
+    }
+}
+
+impl Conform {
+    /// Whether everything is within the tolerance.
+    ///
+    /// # Errors
+    /// If the fixture cannot be read, or lacks or misshapes a tensor.
+    pub fn run(&self) -> Result<bool> {
+        ensure!(self.tolerance >= 0.0, "--tolerance must be at least 0, got {}", self.tolerance);
+        let path = self.fixture.display();
+        let bytes = fs::read(&self.fixture).with_context(|| format!("cannot read the fixture {path}"))?;
+        let report = self.compare(&bytes).with_context(|| format!("fixture {path}"))?;
+        println!(
+            "{} of {} tensors within {:e}; the worst is {:.2e} at {}",
+            report.compared - report.failed,
+            report.compared,
+            self.tolerance,
+            report.worst.0,
+            report.worst.1
+        );
+        Ok(report.failed == 0)
+    }
+
+    fn compare(&self, bytes: &[u8]) -> Result<Report> {
+        let tensors = SafeTensors::deserialize(bytes).context("not a safetensors file")?;
+        let (_, header) = SafeTensors::read_metadata(bytes)?;
+        let metadata = header.metadata().clone().unwrap_or_default();
+        let fixture = Fixture { tensors, metadata };
+        let config = configuration(&fixture)?;
+        let (batch, steps) = (i64::from(config.run.batch), config.run.steps);
+        let (size, latent) = (i64::from(config.model.size), i64::from(config.model.latent));
+        let kind = crate::state::kind(config.run.precision);
+        let mut report =
+            Report { tolerance: self.tolerance, quiet: self.quiet, compared: 0, failed: 0, worst: (0.0, String::new()) };
+
+        let mut state = initial_state(&fixture, &config, kind)?;
+        let place = Place { rank: 0, world: 1, lanes: 1 };
+        let mut reducer = Reducer::new(place, config.run.reduce, None)?;
+        let (d, g) = (&state.discriminator.parameters, &state.generator.parameters);
+        let d_names: Vec<_> = d.layout.slots().iter().map(|slot| slot.parameter.clone()).collect();
+        let g_names: Vec<_> = g.layout.slots().iter().map(|slot| slot.parameter.clone()).collect();
+        let (d_layout, g_layout) = (d.layout.clone(), g.layout.clone());
+        let g_real = GradientBuffer::new(d, 0)?;
+        let g_fake = GradientBuffer::new(d, 0)?;
+        let g_generator = GradientBuffer::new(g, 0)?;
+
+        let mut equilibrium: Option<Equilibrium> = None;
+        for step in 0..steps {
+            let at = |name: &str| format!("step{step}/{name}");
+            let scalars = fixture.get(&at("scalars"), &[6], Kind::Double)?;
+            let scalars = Vec::<f64>::try_from(&scalars)?;
+            let (k, carry) = (scalars[2], scalars[5]);
+            let now = *equilibrium.get_or_insert(Equilibrium {
+                step: Step(0),
+                k,
+                rate: config.optimizer.rate,
+                stall: Stall::default(),
+            });
+            let image = [batch, 3, size, size];
+            let x = torch_ext::channels_last(&fixture.get(&at("x"), &image, kind)?)?;
+            let z = fixture.get(&at("z"), &[batch, latent], kind)?;
+
+            let settings = Settings { norm: config.objective.norm, carry };
+            let recon = tch::no_grad(|| state.discriminator.forward(&x, carry))?;
+            report.compare(&at("recon_real"), &recon, &fixture.get(&at("recon_real"), &image, kind)?)?;
+            let pass = LanePass::run(&state, &x, &z, settings, &g_real, &g_fake)?;
+            report.compare(&at("fake"), &pass.image(), &fixture.get(&at("fake"), &image, kind)?)?;
+            let losses = pass.losses()?;
+            combine(&g_real, &g_fake, now.k)?;
+            pass.generator_gradient(&state, &g_generator)?;
+
+            let mut sum = |buffer: &GradientBuffer| -> Result<Gradient> {
+                let mut fold = Fold::new(1);
+                fold.push(0..1, buffer.flat.f_detach_copy()?, add)?;
+                reducer.average(fold.finish())
+            };
+            let (d_gradient, g_gradient) = (sum(&g_real)?, sum(&g_generator)?);
+            for (layout, names, flat) in
+                [(&d_layout, &d_names, &d_gradient.0), (&g_layout, &g_names, &g_gradient.0)]
+            {
+                for (parameter, view) in names.iter().zip(layout.views(flat)?) {
+                    let name = at(&format!("grad/{}", parameter.name));
+                    report.compare(&name, &view, &fixture.get(&name, &view.size(), kind)?)?;
+                }
+            }
+            state.commit(&d_gradient, &g_gradient, now.rate, &config)?;
+
+            let losses = [LaneLosses { real: losses.real, fake: losses.fake }];
+            let (next, record) = now.advance(&config.objective, &config.optimizer, &losses)?;
+            let found = [record.real, record.fake, record.k, next.k, record.m_global];
+            for ((name, found), expected) in
+                ["L_real", "L_fake", "k", "k_next", "M_global"].iter().zip(found).zip(&scalars)
+            {
+                let (found, expected) = (Tensor::f_from_slice(&[found])?, Tensor::f_from_slice(&[*expected])?);
+                report.compare(&at(&format!("scalars/{name}")), &found, &expected)?;
+            }
+            equilibrium = Some(next);
+            for (name, view) in state.named()? {
+                if name.ends_with(".m") || name.ends_with(".v") {
+                    continue;
+                }
+                let name = format!("step{}/weights/{name}", step + 1);
+                report.compare(&name, &view, &fixture.get(&name, &view.size(), kind)?)?;
+            }
+        }
+        Ok(report)
+    }
+}
+
+fn configuration(fixture: &Fixture<'_>) -> Result<RunConfig> {
+    let mut config = RunConfig::default();
+    config.model =
+        Model { size: fixture.whole("size")?, filters: fixture.whole("filters")?, latent: fixture.whole("latent")? };
+    config.run.batch = fixture.whole("batch")?;
+    config.run.steps = fixture.whole("steps")?.into();
+    config.run.lanes = 1;
+    config.objective.gamma = fixture.setting("gamma")?;
+    config.objective.lambda_k = fixture.setting("lambda_k")?;
+    if fixture.metadata.contains_key("norm") {
+        config.objective.norm = fixture.whole("norm")?;
+    }
+    config.optimizer.rate = fixture.setting("lr")?;
+    config.optimizer.beta1 = fixture.setting("beta1")?;
+    config.optimizer.beta2 = fixture.setting("beta2")?;
+    config.optimizer.epsilon = fixture.setting("eps")?;
+    config.optimizer.rate_floor = 0.0;
+    config.optimizer.stall_window = 0;
+    config.run.precision = match fixture.tensors.tensor("step0/x").map(|view| view.dtype()) {
+        Ok(Dtype::F32) => Precision::F32,
+        _ => Precision::F64,
+    };
+    config.validate().context("the fixture's settings")?;
+    Ok(config)
+}
+
+fn initial_state(fixture: &Fixture<'_>, config: &RunConfig, kind: Kind) -> Result<State> {
+    let load = |layers: &[began::network::Layer]| -> Result<Tensor> {
+        let layout = Layout::new(layers);
+        let flat = Tensor::f_zeros([layout.len()], (kind, Device::Cpu))?;
+        for (slot, view) in layout.slots().iter().zip(layout.views(&flat)?) {
+            let name = format!("step0/weights/{}", slot.parameter.name);
+            view.shallow_clone().f_copy_(&fixture.get(&name, &view.size(), kind)?)?;
+        }
+        Ok(flat)
+    };
+    let d = load(&began::network::discriminator(&config.model))?;
+    let g = load(&began::network::generator(&config.model))?;
+    State::from_flat(&config.model, d, g)
+}

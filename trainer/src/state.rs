@@ -1,0 +1,100 @@
+//! What a trainer holds between steps: both networks, both optimizers, and how many steps are behind them.
+
+use anyhow::Result;
+use began::config::{Model, Precision, RunConfig};
+use began::{Step, network};
+use tch::{Device, Kind};
+
+use crate::flat::Layout;
+use crate::network::{Discriminator, Generator};
+use crate::optimizer::Adam;
+use crate::reduce::Gradient;
+
+/// The whole state of training but for the equilibrium, which is the coordinator's.
+#[derive(Debug)]
+pub struct State {
+    /// Committed steps.
+    pub step: Step,
+    /// `D`.
+    pub discriminator: Discriminator,
+    /// `G`.
+    pub generator: Generator,
+    /// Adam over `D`.
+    pub discriminator_adam: Adam,
+    /// Adam over `G`.
+    pub generator_adam: Adam,
+}
+
+/// libtorch's number type for a precision.
+#[must_use]
+pub fn kind(precision: Precision) -> Kind {
+    match precision {
+        Precision::F32 => Kind::Float,
+        Precision::F64 => Kind::Double,
+    }
+}
+
+impl State {
+    /// The state before the first step, a function of the model and the seed.
+    ///
+    /// # Errors
+    /// If memory is short.
+    pub fn initial(config: &RunConfig, device: Device) -> Result<Self> {
+        let (model, seed, kind) = (&config.model, config.run.seed, kind(config.run.precision));
+        let d_layers = network::discriminator(model);
+        let g_first = 2 * d_layers.len() as u64;
+        let d = Layout::new(&d_layers).initial(seed, 0, kind, device)?;
+        let g = Layout::new(&network::generator(model)).initial(seed, g_first, kind, device)?;
+        Self::from_flat(model, d, g)
+    }
+
+    /// A state at step 0 over given flat parameters.
+    ///
+    /// # Errors
+    /// If they are too short for the model.
+    pub fn from_flat(model: &Model, discriminator: tch::Tensor, generator: tch::Tensor) -> Result<Self> {
+        Ok(Self {
+            step: Step(0),
+            discriminator_adam: Adam::new(&discriminator)?,
+            generator_adam: Adam::new(&generator)?,
+            discriminator: Discriminator::new(model, discriminator)?,
+            generator: Generator::new(model, generator)?,
+        })
+    }
+
+    /// Takes one step with the averaged gradients. Both networks move, or neither is seen to have: nothing reads the state
+    /// between the two updates, and `step` moves last.
+    ///
+    /// # Errors
+    /// If a gradient does not fit.
+    pub fn commit(&mut self, d: &Gradient, g: &Gradient, rate: f64, config: &RunConfig) -> Result<()> {
+        let count = self.step.0 + 1;
+        let d_weights = &self.discriminator.parameters;
+        let g_weights = &self.generator.parameters;
+        let d = d.0.f_narrow(0, 0, d_weights.layout.len())?;
+        let g = g.0.f_narrow(0, 0, g_weights.layout.len())?;
+        self.discriminator_adam.update(&d_weights.flat, &d, count, rate, &config.optimizer)?;
+        self.generator_adam.update(&g_weights.flat, &g, count, rate, &config.optimizer)?;
+        self.step = self.step.next();
+        Ok(())
+    }
+
+    /// Every tensor of the state by name: parameters, and Adam's moments with `.m` and `.v` behind.
+    ///
+    /// # Errors
+    /// If a flat tensor is too short for its layout.
+    pub fn named(&self) -> Result<Vec<(String, tch::Tensor)>> {
+        let mut named = Vec::new();
+        for (parameters, adam) in [
+            (&self.discriminator.parameters, &self.discriminator_adam),
+            (&self.generator.parameters, &self.generator_adam),
+        ] {
+            for (suffix, flat) in [("", &parameters.flat), (".m", &adam.m), (".v", &adam.v)] {
+                for (slot, view) in parameters.layout.slots().iter().zip(parameters.layout.views(flat)?) {
+                    named.push((format!("{}{suffix}", slot.parameter.name), view));
+                }
+            }
+        }
+        Ok(named)
+    }
+}
