@@ -1,1 +1,170 @@
-fn main() {}
+//! The coordinator's binary: options, signals and exit codes around [`coordinator::Coordinator`].
+//!
+//! Exit codes: 0 the run is finished or was stopped on request, 1 it failed (the reason is the last line on stderr), 2 it
+//! could not be started. The only line on stdout says where it listens.
+
+use std::io::{Read, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+use coordinator::server::Handle;
+use coordinator::{Coordinator, Options};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// Keeps a run: who takes part, what each step needs, and what happens when something goes wrong.
+#[derive(Debug, Parser)]
+#[command(version, about)]
+struct Arguments {
+    /// The directory of the run
+    #[arg(long, env = "BEGAN_RUN")]
+    run: PathBuf,
+    /// Where to listen; port 0 takes a free one
+    #[arg(long, env = "BEGAN_LISTEN", default_value = "127.0.0.1:0", value_name = "HOST:PORT")]
+    listen: String,
+    /// How many trainers make the world
+    #[arg(long, env = "BEGAN_WORLD", value_parser = clap::value_parser!(u32).range(1..))]
+    world: u32,
+    /// On how many nodes; lets those that do not come be named
+    #[arg(long, env = "BEGAN_NODES", value_parser = clap::value_parser!(u32).range(1..))]
+    nodes: Option<u32>,
+    /// End when stdin closes, and leave Ctrl-C to whoever holds the other end
+    #[arg(long, env = "BEGAN_SUPERVISED")]
+    supervised: bool,
+    /// Go on from a checkpoint even if its hashes are wrong
+    #[arg(long, env = "BEGAN_ACCEPT_CHANGED_CHECKPOINT")]
+    accept_changed_checkpoint: bool,
+    /// How long to wait for all trainers to come
+    #[arg(long, env = "BEGAN_FORMING_TIMEOUT", default_value = "120", value_name = "SECONDS", value_parser = seconds)]
+    forming_timeout: Duration,
+    /// How log lines look
+    #[arg(long, env = "BEGAN_LOG_FORMAT", value_enum, default_value = "text")]
+    log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LogFormat {
+    /// For people
+    Text,
+    /// One object a line
+    Json,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "expected seconds, as in 120 or 0.5".to_owned())?;
+    if seconds > 0.0 && seconds <= 1e6 {
+        Ok(Duration::from_secs_f64(seconds))
+    } else {
+        Err(format!("expected seconds above 0 and at most a million, got {seconds}"))
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return cannot_start(&format!("cannot start threads: {error}")),
+    };
+    let code = runtime.block_on(run(arguments));
+    runtime.shutdown_timeout(Duration::from_millis(500));
+    code
+}
+
+async fn run(arguments: Arguments) -> ExitCode {
+    log(arguments.log_format);
+    let options = Options {
+        run: arguments.run,
+        listen: arguments.listen,
+        world: arguments.world,
+        nodes: arguments.nodes,
+        accept_changed_checkpoint: arguments.accept_changed_checkpoint,
+        forming_timeout: arguments.forming_timeout,
+    };
+    // Caught from the first moment on: a signal during the start must not leave a half-announced run behind.
+    let signals = signal(SignalKind::terminate()).and_then(|term| Ok((term, signal(SignalKind::interrupt())?)));
+    let (term, interrupt) = match signals {
+        Ok(signals) => signals,
+        Err(error) => return cannot_start(&format!("cannot listen for signals: {error}")),
+    };
+    let coordinator = match Coordinator::start(&options).await {
+        Ok(coordinator) => coordinator,
+        Err(error) => return cannot_start(&error.to_string()),
+    };
+    let address = coordinator.address();
+    if !address.ip().is_loopback() {
+        tracing::warn!("{address} is reachable from other machines, and whoever reaches it can join or stop the run: nothing is authenticated");
+    }
+    tokio::spawn(heed_signals(coordinator.handle(), term, interrupt, arguments.supervised));
+    if arguments.supervised {
+        end_with_stdin(coordinator.handle());
+    }
+    let ready = format!("{}\n", serde_json::json!({ "listening": address.to_string() }));
+    if let Err(error) = std::io::stdout().write_all(ready.as_bytes()).and_then(|()| std::io::stdout().flush()) {
+        tracing::warn!("nobody reads where this coordinator listens ({address}): {error}");
+    }
+    let outcome = coordinator.finished().await;
+    if outcome.failed {
+        let _ = writeln!(std::io::stderr(), "the run failed: {}", outcome.reason);
+        return ExitCode::from(1);
+    }
+    ExitCode::SUCCESS
+}
+
+fn cannot_start(why: &str) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "error: {why}");
+    ExitCode::from(2)
+}
+
+fn log(format: LogFormat) {
+    let filter = EnvFilter::try_from_env("BEGAN_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    match format {
+        LogFormat::Text => log.with_ansi(false).init(),
+        LogFormat::Json => log.json().init(),
+    }
+}
+
+/// The first request to end is a graceful one, the second is not.
+async fn heed_signals(
+    handle: Handle,
+    mut term: tokio::signal::unix::Signal,
+    mut interrupt: tokio::signal::unix::Signal,
+    supervised: bool,
+) {
+    let mut asked = false;
+    loop {
+        let name = tokio::select! {
+            Some(()) = term.recv() => "SIGTERM",
+            // Ctrl-C reaches the whole process group; the launcher decides what it means.
+            Some(()) = interrupt.recv() => if supervised { continue } else { "SIGINT" },
+            else => return,
+        };
+        if asked {
+            handle.abort(&format!("a second signal ({name}) ended the run at once")).await;
+        } else {
+            handle.stop(name).await;
+        }
+        asked = true;
+    }
+}
+
+/// Stdin ends when the launcher does, however that ends.
+fn end_with_stdin(handle: Handle) {
+    let runtime = tokio::runtime::Handle::current();
+    let watch = move || {
+        let mut buffer = [0; 256];
+        loop {
+            match std::io::stdin().read(&mut buffer) {
+                Ok(0) => break,
+                Err(error) if error.kind() != std::io::ErrorKind::Interrupted => break,
+                _ => {}
+            }
+        }
+        runtime.block_on(handle.abort("the launcher is gone: stdin closed"));
+    };
+    if let Err(error) = std::thread::Builder::new().name("stdin".into()).spawn(watch) {
+        tracing::warn!("the launcher's end will not be noticed: {error}");
+    }
+}

@@ -207,7 +207,7 @@ fn start(args: &AgentArgs, local_rank: u32, ends: &mpsc::UnboundedSender<(u32, E
         Box::new(move |line: &str| report(&Report::Output { rank, line: line.into() })) as Box<dyn Fn(&str) + Send>
     });
     let log = Log::append_to(&node_log(&args.run, args.node, Some(rank)), sink);
-    let (child, waiter, _) = child::start(command, &log, Stdout::Logged)
+    let (child, mut waiter, _) = child::start(command, &log, Stdout::Logged)
         .with_context(|| format!("cannot start trainer {rank} ({})", program.display()))?;
     report(&Report::Started { rank, local_rank, pid: child.pid() });
     let ends = ends.clone();

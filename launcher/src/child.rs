@@ -154,8 +154,13 @@ impl Child {
 }
 
 impl Waiter {
+    /// As [`Waiter::wait`], for at most this long; nothing if the child runs still then.
+    pub async fn within(&mut self, time: Duration) -> Option<Exit> {
+        tokio::time::timeout(time, self.wait()).await.ok()
+    }
+
     /// Waits for the end of the child and for the last of its output; kills what it left behind in its group.
-    pub async fn wait(mut self) -> Exit {
+    pub async fn wait(&mut self) -> Exit {
         let pid = self.child.id();
         let status = self.child.wait().await;
         self.ended.store(true, Ordering::SeqCst);
@@ -163,7 +168,7 @@ impl Waiter {
             let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
         }
         let _ = tokio::time::timeout(LAST_WORDS, async {
-            for reader in self.readers {
+            for reader in self.readers.drain(..) {
                 let _ = reader.await;
             }
         })
@@ -191,7 +196,7 @@ mod tests {
         let log = Log::append_to(&folder.path().join("log"), None);
         let mut command = Command::new("sh");
         command.args(["-c", "sleep 600 & echo $!; exit 7"]);
-        let (child, waiter, _) = start(command, &log, Stdout::Logged)?;
+        let (child, mut waiter, _) = start(command, &log, Stdout::Logged)?;
         let exit = waiter.wait().await;
         assert_eq!((exit.code, child.is_alive()), (Some(7), false));
         let left: i32 = log.last_lines()[0].parse().map_err(io::Error::other)?;

@@ -1,1 +1,47 @@
-//! launcher
+//! The launcher: starts a run, watches over it, and answers for what became of it.
+//!
+//! | module | what it is about |
+//! | --- | --- |
+//! | [`cli`] | the command line |
+//! | [`configure`] | the configuration of a new run, and what a resumed one may change |
+//! | [`devices`], [`binaries`] | what there is to compute on, and to start |
+//! | [`train`] | `train` and `resume`, up to the launch |
+//! | [`launch`] | the processes of one launch, from start to end |
+//! | [`supervision`] | what to do when something happens to them; pure |
+//! | [`agent`], [`child`], [`output`] | the trainers of one node, one process, what it writes |
+//! | [`watch`], [`show`], [`ending`] | the coordinator's words, what people see of them, and the last of it |
+//! | [`verify`], [`inspect`] | whether two runs are one; where a run stands |
+//!
+//! It knows the algorithm's vocabulary, the wire and the files of a run, and never torch.
+
+pub mod agent;
+pub mod binaries;
+pub mod child;
+pub mod cli;
+pub mod configure;
+pub mod devices;
+pub mod ending;
+pub mod inspect;
+pub mod launch;
+pub mod output;
+pub mod show;
+pub mod supervision;
+pub mod train;
+pub mod verify;
+pub mod watch;
+
+#[cfg(test)]
+#[path = "../tests/made_up/mod.rs"]
+mod made_up;
+
+use std::path::{Path, PathBuf};
+
+/// The log of a node's trainer, or of its agent.
+#[must_use]
+pub fn node_log(run: &Path, node: u32, rank: Option<u32>) -> PathBuf {
+    let name = match rank {
+        Some(rank) => format!("node-{node}-rank-{rank}.log"),
+        None => format!("node-{node}-agent.log"),
+    };
+    run.join("logs").join(name)
+}

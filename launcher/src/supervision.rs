@@ -232,7 +232,8 @@ impl Supervision {
                 // An agent's code follows from its trainers', which were reported; only its own death is news.
                 let died = exit.signal.is_some() || (exit.code != Some(0) && !self.a_trainer_failed());
                 let mut acts = Vec::new();
-                if died && !self.is_forced() && self.ended.is_none() && exit.code != Some(crate::child::STOPPED_FOR_ANOTHER) {
+                let well = matches!(self.ended, Some((false, _)));
+                if died && !self.is_forced() && !well && exit.code != Some(crate::child::STOPPED_FOR_ANOTHER) {
                     acts = self.failed(cause, now);
                 }
                 if self.agents_gone >= self.agents {

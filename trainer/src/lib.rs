@@ -8,11 +8,22 @@
 //! | [`optimizer`], [`state`] | Adam, and what moves when a step is committed |
 //! | [`commands`] | what the command line offers |
 
+pub mod checkpoint;
 pub mod collective;
 pub mod commands;
+pub mod device;
+pub mod digest;
+pub mod exchange;
+pub mod feed;
 pub mod flat;
+pub mod leases;
 pub mod network;
 pub mod optimizer;
+pub mod pictures;
+pub mod pool;
 pub mod reduce;
+pub mod reduction_thread;
+pub mod session;
 pub mod state;
 pub mod step;
+pub mod training;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use trainer::commands::{conform::Conform, describe::Describe};
+use trainer::commands::{conform::Conform, describe::Describe, prepare::Prepare, run::Run, sample::Sample};
 
 /// Trains BEGAN on one device, and does what belongs to that: prepares data, draws samples, checks itself.
 #[derive(Debug, Parser)]
@@ -15,15 +15,29 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Conform(Conform),
+    Prepare(Prepare),
+    Sample(Sample),
     Describe(Describe),
+    Conform(Conform),
+    Run(Run),
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_env("BEGAN_LOG").unwrap_or_else(|_| "info,h2=warn,tonic=warn".into()),
+        )
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .with_target(false)
+        .init();
     let done = match cli.command {
-        Command::Conform(command) => command.run().map(|passed| if passed { 0 } else { 1 }),
+        Command::Prepare(command) => command.run().map(|()| 0),
+        Command::Sample(command) => command.run().map(|()| 0),
         Command::Describe(command) => command.run().map(|()| 0),
+        Command::Conform(command) => command.run().map(|passed| u8::from(!passed)),
+        Command::Run(command) => command.run(),
     };
     match done {
         Ok(code) => ExitCode::from(code),

@@ -47,12 +47,13 @@ impl StepLosses {
             return Err(format!("losses of {} lanes in step {step} where it holds {}", losses.len(), own.len()));
         }
         let mut fresh = 0;
-        for (index, (lane, new)) in losses.iter().enumerate() {
+        let mut seen = vec![false; own.len()];
+        for (lane, new) in losses {
             if !own.contains(&lane.0) {
                 let Range { start, end } = own;
                 return Err(format!("losses of lane {lane} in step {step}, where it holds lanes {start} to {}", end - 1));
             }
-            if losses[..index].iter().any(|(earlier, _)| earlier == lane) {
+            if std::mem::replace(&mut seen[(lane.0 - own.start) as usize], true) {
                 return Err(format!("losses of lane {lane} in step {step} twice in one message"));
             }
             match &self.lanes[lane.0 as usize] {
@@ -82,13 +83,6 @@ impl StepLosses {
     pub(super) fn complete(&self) -> Option<Vec<LaneLosses>> {
         self.lanes.iter().copied().collect()
     }
-}
-
-/// The losses of all lanes, each given once in any order.
-pub(super) fn of_all_lanes(losses: &[(Lane, LaneLosses)], lanes: u32) -> Option<Vec<LaneLosses>> {
-    let mut all = StepLosses::new(Step(0), lanes);
-    all.add(0..lanes, losses).ok()?;
-    all.complete()
 }
 
 /// Equal as bits, so that two NaN of one kind are the same.

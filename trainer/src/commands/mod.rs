@@ -2,6 +2,9 @@
 
 pub mod conform;
 pub mod describe;
+pub mod prepare;
+pub mod run;
+pub mod sample;
 
 use std::path::PathBuf;
 

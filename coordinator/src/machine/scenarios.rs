@@ -1,0 +1,1 @@
+//! Single histories, told as claims.

@@ -1,0 +1,1 @@
+//! Made-up histories by the thousand.

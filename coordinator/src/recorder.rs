@@ -1,0 +1,270 @@
+//! The run's own record: journal, TensorBoard, manifest and old checkpoints, on a thread of their own.
+//!
+//! A step must never wait for a disk, so everything goes through a bounded queue and is written about ten times a second in
+//! one transaction. A disk that is full or gone costs the record, not the run: what cannot be written is kept for a
+//! while, tried again, and complained about each time.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use began::Step;
+use began_record::tensorboard::Writer;
+use began_record::{Entry, Journal, Launch, RunDir, StepRow};
+
+/// Between two transactions.
+const BATCH: Duration = Duration::from_millis(100);
+/// Between two attempts on a disk that refuses.
+const RETRY: Duration = Duration::from_secs(10);
+/// Commands that may wait, and entries that are kept while the disk refuses.
+const QUEUE: usize = 1 << 16;
+/// Bytes of a sample grid that TensorBoard is given.
+const LARGEST_IMAGE: u64 = 32 << 20;
+
+/// Something to be recorded.
+#[derive(Clone, Debug)]
+pub enum Record {
+    /// A row of the journal; steps go to TensorBoard too.
+    Entry(Entry),
+    /// A sample grid is there.
+    Sample(Step),
+    /// A launch, for the manifest.
+    Launch(Launch),
+    /// Old checkpoints may go.
+    Prune,
+}
+
+/// How many checkpoints stay.
+#[derive(Clone, Copy, Debug)]
+pub struct Keep {
+    /// The newest.
+    pub newest: u32,
+    /// Those at multiples of this; 0 is none.
+    pub every: u64,
+}
+
+/// Told when something could not be recorded.
+pub type Trouble = Box<dyn Fn(String) + Send>;
+
+enum Command {
+    Record(Record),
+    Finish,
+}
+
+/// Hands records to the thread. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Recorder {
+    queue: SyncSender<Command>,
+    lost: Arc<AtomicU64>,
+}
+
+/// The thread's end, to be waited for.
+#[derive(Debug)]
+pub struct Recording {
+    recorder: Recorder,
+    thread: thread::JoinHandle<()>,
+}
+
+impl Recorder {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// If the system has none left.
+    pub fn start(run: RunDir, journal: Journal, keep: Keep, trouble: Trouble) -> std::io::Result<(Self, Recording)> {
+        let (queue, commands) = sync_channel(QUEUE);
+        let lost = Arc::new(AtomicU64::new(0));
+        let recorder = Self { queue, lost: lost.clone() };
+        let desk = Desk { run, journal, keep, trouble, lost, board: Board::Unopened, unwritten: Vec::new(), retry: None };
+        let thread = thread::Builder::new().name("recorder".into()).spawn(move || desk.work(&commands))?;
+        Ok((recorder.clone(), Recording { recorder, thread }))
+    }
+
+    /// Puts a record into the queue; never waits. A full queue loses it, and says so.
+    pub fn record(&self, record: Record) {
+        if self.queue.try_send(Command::Record(record)).is_err() {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Recording {
+    /// Writes what is left, and ends the thread. Blocks, at most `limit`.
+    pub fn finish(self, limit: Duration) {
+        let until = Instant::now() + limit;
+        // The thread may be deep in a queue that is full: the wish to finish waits its turn like everything else.
+        while self.recorder.queue.try_send(Command::Finish).is_err() && !self.thread.is_finished() {
+            if Instant::now() > until {
+                return;
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        while !self.thread.is_finished() && Instant::now() < until {
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+/// Seconds since 1970.
+#[must_use]
+pub fn wall_clock() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}
+
+enum Board {
+    Unopened,
+    Open(Writer),
+    /// It failed once: pictures of a run are not worth more complaints.
+    Given,
+}
+
+struct Desk {
+    run: RunDir,
+    journal: Journal,
+    keep: Keep,
+    trouble: Trouble,
+    lost: Arc<AtomicU64>,
+    board: Board,
+    unwritten: Vec<Entry>,
+    /// When to try a disk again that refused.
+    retry: Option<Instant>,
+}
+
+impl Desk {
+    fn work(mut self, commands: &Receiver<Command>) {
+        let mut next = Instant::now() + BATCH;
+        loop {
+            match commands.recv_timeout(next.saturating_duration_since(Instant::now())) {
+                Ok(Command::Record(record)) => self.take(record),
+                Err(RecvTimeoutError::Timeout) => {}
+                Ok(Command::Finish) | Err(RecvTimeoutError::Disconnected) => {
+                    self.retry = None;
+                    return self.write();
+                }
+            }
+            if Instant::now() >= next {
+                self.write();
+                next = Instant::now() + BATCH;
+            }
+        }
+    }
+
+    fn take(&mut self, record: Record) {
+        match record {
+            Record::Entry(entry) => {
+                if let Entry::Step(row) = &entry {
+                    self.draw(row);
+                }
+                if self.unwritten.len() < QUEUE {
+                    self.unwritten.push(entry);
+                } else {
+                    self.lost.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+            Record::Sample(step) => self.show(step),
+            Record::Launch(launch) => {
+                let written = self.run.manifest().and_then(|mut manifest| {
+                    manifest.launches.push(launch);
+                    self.run.write_manifest(&manifest)
+                });
+                if let Err(error) = written {
+                    (self.trouble)(format!("the launch is not in the manifest: {error}"));
+                }
+            }
+            Record::Prune => match self.run.prune_checkpoints(self.keep.newest, self.keep.every) {
+                Ok(removed) if removed.is_empty() => {}
+                Ok(removed) => tracing::debug!(?removed, "old checkpoints are removed"),
+                Err(error) => (self.trouble)(format!("old checkpoints stay: {error}")),
+            },
+        }
+    }
+
+    fn write(&mut self) {
+        if let Board::Open(board) = &mut self.board
+            && let Err(error) = board.flush()
+        {
+            self.give_up_board(&error.to_string());
+        }
+        if self.unwritten.is_empty() || self.retry.is_some_and(|at| Instant::now() < at) {
+            return;
+        }
+        match self.journal.write(&self.unwritten) {
+            Ok(()) => {
+                self.unwritten.clear();
+                self.retry = None;
+                let lost = self.lost.swap(0, Ordering::Relaxed);
+                if lost > 0 {
+                    (self.trouble)(format!("{lost} entries are missing in the journal: the disk was too slow or full"));
+                }
+            }
+            Err(error) => {
+                self.retry = Some(Instant::now() + RETRY);
+                let what = if error.disk_full() { "the disk is full" } else { "the journal cannot be written" };
+                let kept = self.unwritten.len();
+                (self.trouble)(format!(
+                    "{what}, the run goes on without a record ({kept} entries wait, tried again every {} s): {error}",
+                    RETRY.as_secs()
+                ));
+            }
+        }
+    }
+
+    fn board(&mut self, draw: impl FnOnce(&mut Writer) -> Result<(), began_record::RecordError>) {
+        if matches!(self.board, Board::Unopened) {
+            match Writer::create(&self.run.tensorboard(), wall_clock()) {
+                Ok(writer) => self.board = Board::Open(writer),
+                Err(error) => return self.give_up_board(&error.to_string()),
+            }
+        }
+        if let Board::Open(board) = &mut self.board
+            && let Err(error) = draw(board)
+        {
+            self.give_up_board(&error.to_string());
+        }
+    }
+
+    fn give_up_board(&mut self, error: &str) {
+        self.board = Board::Given;
+        (self.trouble)(format!("TensorBoard gets no more of this launch: {error}"));
+    }
+
+    fn draw(&mut self, row: &StepRow) {
+        let StepRow { record, seconds, time, .. } = *row;
+        let scalars = [
+            ("loss/real", record.real),
+            ("loss/fake", record.fake),
+            ("equilibrium/k", record.k),
+            ("equilibrium/m_global", record.m_global),
+            ("optimizer/rate", record.rate),
+            ("time/step_seconds", seconds),
+        ];
+        self.board(|board| board.scalars(time, record.step.0, &scalars));
+    }
+
+    fn show(&mut self, step: Step) {
+        // The path is ours, not the trainer's: nobody can have another file read.
+        let path = self.run.samples().join(format!("{}.png", RunDir::step_name(step)));
+        let png = match std::fs::metadata(&path) {
+            Ok(found) if found.is_file() && found.len() <= LARGEST_IMAGE => std::fs::read(&path),
+            Ok(_) => Err(std::io::Error::other("not a file of a sensible size")),
+            Err(error) => Err(error),
+        };
+        match png.map(|png| (png_size(&png), png)) {
+            Ok((Some((width, height)), png)) => {
+                self.board(|board| board.image(wall_clock(), step.0, "samples", width, height, png));
+            }
+            Ok((None, _)) => tracing::debug!(path = %path.display(), "not a PNG, TensorBoard goes without it"),
+            Err(error) => tracing::debug!(path = %path.display(), %error, "no samples for TensorBoard"),
+        }
+    }
+}
+
+/// Width and height of a PNG: the first fields of its first chunk.
+fn png_size(png: &[u8]) -> Option<(u32, u32)> {
+    if !png.starts_with(b"\x89PNG\r\n\x1a\n") || png.get(12..16)? != b"IHDR" {
+        return None;
+    }
+    let number = |at: usize| Some(u32::from_be_bytes(png.get(at..at + 4)?.try_into().ok()?));
+    Some((number(16)?, number(20)?))
+}

@@ -1,0 +1,311 @@
+//! A coordinator over the directory of a run: reads the run, binds the address, serves until the run ends, and leaves
+//! everything written.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use began::order::{OrderError, SampleOrder};
+use began::{Generation, Step};
+use began_data::DataError;
+use began_proto::v1::DESCRIPTORS;
+use began_proto::v1::coordinator_server::CoordinatorServer;
+use began_record::{Announcement, Checkpoint, Journal, RecordError, RunDir, RunLock};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+
+pub use crate::actor::Outcome;
+use crate::actor::{Actor, INCOMING, Input};
+use crate::exchange::Exchange;
+use crate::machine::{Action, Machine, Plan, PlanError, Resume};
+use crate::recorder::{Keep, Recorder, Recording};
+use crate::service::Face;
+use crate::watchers::Watchers;
+use crate::wire::Letterhead;
+
+/// What clients have to take their last messages in before their connections are cut.
+const GRACE: Duration = Duration::from_secs(2);
+/// What the record has to be written to the end.
+const FLUSH: Duration = Duration::from_secs(10);
+/// An idle connection is asked for a sign of life this often.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+
+/// How to start.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The directory of the run.
+    pub run: PathBuf,
+    /// `host:port`; port 0 takes a free one.
+    pub listen: String,
+    /// How many trainers make the world.
+    pub world: u32,
+    /// On how many nodes, if that is known.
+    pub nodes: Option<u32>,
+    /// Go on from a checkpoint even if its hashes are wrong.
+    pub accept_changed_checkpoint: bool,
+    /// How long to wait for the world.
+    pub forming_timeout: Duration,
+}
+
+/// Why a coordinator did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The files of the run.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// The data set.
+    #[error("data.path: {0}")]
+    Data(#[from] DataError),
+    /// The data set has changed since the run was made.
+    #[error("the data in {} is not what the run was made with: its digest is {found}, the run's {expected}", path.display())]
+    OtherData {
+        /// The data set.
+        path: PathBuf,
+        /// In the run's manifest.
+        expected: String,
+        /// In the data's.
+        found: String,
+    },
+    /// Images of another size than the network's.
+    #[error("the data in {} has images of {found} pixels, model.size is {expected}", path.display())]
+    OtherSize {
+        /// The data set.
+        path: PathBuf,
+        /// `model.size`.
+        expected: u32,
+        /// In the data.
+        found: u32,
+    },
+    /// No order over the data.
+    #[error(transparent)]
+    Order(#[from] OrderError),
+    /// Something in the configuration and the options does not fit.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The address.
+    #[error("cannot listen on {address}: {error}{}", in_use(error))]
+    Listen {
+        /// As given.
+        address: String,
+        /// The system's words.
+        error: std::io::Error,
+    },
+    /// Something the system refused.
+    #[error("cannot start {what}: {error}")]
+    Start {
+        /// What was tried.
+        what: &'static str,
+        /// The words of whoever refused.
+        error: String,
+    },
+}
+
+fn in_use(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::AddrInUse => "; another process listens there, choose another --listen",
+        std::io::ErrorKind::AddrNotAvailable => "; this machine does not have that address",
+        _ => "",
+    }
+}
+
+/// A coordinator that is listening.
+#[derive(Debug)]
+pub struct Coordinator {
+    run: RunDir,
+    address: SocketAddr,
+    inputs: mpsc::Sender<Input>,
+    outcome: oneshot::Receiver<Outcome>,
+    recording: Recording,
+    actor: JoinHandle<()>,
+    server: JoinHandle<Result<(), tonic::transport::Error>>,
+    shut_down: oneshot::Sender<()>,
+    _lock: RunLock,
+}
+
+/// Asks a running coordinator for things, from the same process.
+#[derive(Clone, Debug)]
+pub struct Handle(mpsc::Sender<Input>);
+
+impl Handle {
+    /// Finish the step, write a checkpoint, end.
+    pub async fn stop(&self, reason: &str) {
+        let (reply, _) = oneshot::channel();
+        let _ = self.0.send(Input::Control { action: Action::Stop, reason: reason.into(), reply }).await;
+    }
+
+    /// End at once.
+    pub async fn abort(&self, reason: &str) {
+        let _ = self.0.send(Input::Abort(reason.into())).await;
+    }
+}
+
+impl Coordinator {
+    /// Reads the run, takes its lock and listens.
+    ///
+    /// # Errors
+    /// If the run, its data or the address cannot be used.
+    pub async fn start(options: &Options) -> Result<Self, StartError> {
+        let run = RunDir::open(&options.run)?;
+        let lock = run.lock()?;
+        let config_text = std::fs::read_to_string(run.path().join("run.toml"))
+            .map_err(RecordError::io("read", run.path().join("run.toml")))?;
+        let manifest = run.manifest()?;
+        let plan = plan(&run, &manifest.run, &manifest.data_digest, options)?;
+        let config = plan.config.clone();
+        let world = plan.world;
+        let resume_at = plan.start().step;
+        let machine = Machine::new(plan)?;
+
+        let cannot_listen = |error| StartError::Listen { address: options.listen.clone(), error };
+        let listener = TcpListener::bind(&options.listen).await.map_err(cannot_listen)?;
+        let address = listener.local_addr().map_err(cannot_listen)?;
+
+        let mut journal = Journal::create_or_open(&run)?;
+        journal.rewind(resume_at)?;
+        let (inputs, taken) = mpsc::channel(INCOMING);
+        let complaints = inputs.clone();
+        // Tried, not waited for: the record's complaints must not stop the record.
+        let trouble = Box::new(move |text: String| drop(complaints.try_send(Input::Trouble(text))));
+        let keep = Keep { newest: config.run.keep_checkpoints, every: config.run.keep_every };
+        let (recorder, recording) = Recorder::start(run.clone(), journal, keep, trouble)
+            .map_err(|error| StartError::Start { what: "the recorder's thread", error: error.to_string() })?;
+
+        let exchange = Arc::new(Exchange::new(manifest.run.clone()));
+        let watchers = Arc::new(Watchers::default());
+        let letterhead = Letterhead {
+            run: manifest.run,
+            config: config_text,
+            data_digest: manifest.data_digest,
+            heartbeat_seconds: config.run.heartbeat_timeout / 4.0,
+        };
+        let actor = Actor {
+            machine,
+            letterhead,
+            exchange: exchange.clone(),
+            watchers: watchers.clone(),
+            recorder,
+            launch: manifest.launches.len() as u32,
+            steps: config.run.steps,
+            lanes: config.run.lanes,
+            world,
+        };
+        let (told, outcome) = oneshot::channel();
+        let actor = tokio::spawn(actor.run(taken, told));
+        let face = Face::new(inputs.clone(), exchange, watchers);
+        let (shut_down, asked) = oneshot::channel();
+        let server = serve(listener, face, asked).await?;
+        run.announce(&Announcement { address: address.to_string(), pid: std::process::id() })?;
+        Ok(Self { run, address, inputs, outcome, recording, actor, server, shut_down, _lock: lock })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// A handle to ask it for things.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        Handle(self.inputs.clone())
+    }
+
+    /// Waits for the run to end, writes everything down and shuts the server down. Takes at most the time to flush and a
+    /// grace for clients, once the run has ended.
+    pub async fn finished(self) -> Outcome {
+        let Self { run, outcome, recording, actor, mut server, shut_down, _lock, .. } = self;
+        let outcome = outcome.await.unwrap_or_else(|_| Outcome {
+            failed: true,
+            reason: "the coordinator's own task ended: this is a defect of the coordinator".into(),
+            step: Step(0),
+        });
+        let flushed = tokio::task::spawn_blocking(move || recording.finish(FLUSH));
+        let _ = flushed.await;
+        let _ = shut_down.send(());
+        // Streams end behind their last message; who does not read is cut off.
+        if tokio::time::timeout(GRACE, &mut server).await.is_err() {
+            server.abort();
+        }
+        actor.abort();
+        run.retract();
+        outcome
+    }
+}
+
+/// Puts together what the machine starts from.
+fn plan(run: &RunDir, name: &str, data_digest: &str, options: &Options) -> Result<Plan, StartError> {
+    let config = run.config()?;
+    let path = Path::new(&config.data.path);
+    let data = began_data::Manifest::load(path)?;
+    if data.digest != data_digest {
+        let (expected, found) = (data_digest.to_owned(), data.digest);
+        return Err(StartError::OtherData { path: path.into(), expected, found });
+    }
+    if data.size != config.model.size {
+        return Err(StartError::OtherSize { path: path.into(), expected: config.model.size, found: data.size });
+    }
+    if config.run.lanes == 0 {
+        return Err(PlanError::NoLanes.into());
+    }
+    let order = SampleOrder::new(config.run.seed, data.shard_samples(), config.run.lanes, config.run.batch)?;
+    let checkpoints = run.checkpoints()?;
+    let resume = checkpoints.last().map(|Checkpoint { path, state, .. }| Resume {
+        path: path.to_string_lossy().into_owned(),
+        equilibrium: state.equilibrium,
+    });
+    Ok(Plan {
+        run: name.to_owned(),
+        order,
+        world: options.world,
+        nodes: options.nodes,
+        resume,
+        checkpoints: checkpoints.iter().map(|checkpoint| checkpoint.step).collect(),
+        generation: last_generation(run)?,
+        accept_changed_checkpoint: options.accept_changed_checkpoint,
+        forming_timeout: options.forming_timeout,
+        resume_command: format!("launcher resume {}", run.path().display()),
+        config,
+    })
+}
+
+/// Generations count on over launches, so that the journal can tell them apart.
+fn last_generation(run: &RunDir) -> Result<Generation, RecordError> {
+    if !run.journal().exists() {
+        return Ok(Generation(0));
+    }
+    let events = Journal::create_or_open(run)?.events()?;
+    Ok(Generation(events.iter().map(|event| event.generation).max().unwrap_or(0)))
+}
+
+async fn serve(
+    listener: TcpListener,
+    face: Face,
+    shut_down: oneshot::Receiver<()>,
+) -> Result<JoinHandle<Result<(), tonic::transport::Error>>, StartError> {
+    let service = CoordinatorServer::new(face)
+        .max_decoding_message_size(began_proto::MAX_MESSAGE)
+        .max_encoding_message_size(began_proto::MAX_MESSAGE);
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<CoordinatorServer<Face>>().await;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .map_err(|error| StartError::Start { what: "gRPC reflection", error: error.to_string() })?;
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true)).with_keepalive(Some(KEEPALIVE));
+    let router = Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(2 * KEEPALIVE))
+        .add_service(service)
+        .add_service(health_service)
+        .add_service(reflection);
+    let until = async move {
+        // An error is the sender gone: then there is nobody left to serve for.
+        let _ = shut_down.await;
+    };
+    Ok(tokio::spawn(router.serve_with_incoming_shutdown(incoming, until)))
+}

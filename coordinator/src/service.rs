@@ -1,0 +1,165 @@
+//! The gRPC face: takes calls, hands them to the actor, and brings back what it says.
+//!
+//! Nothing is decided here about a run. What a peer sends may be anything: a stream that does not begin with a hello, or is
+//! silent instead, is closed; messages that make no sense are named and dropped.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use began_proto::v1::coordinator_server::Coordinator;
+use began_proto::v1::{
+    ControlRequest, ControlResponse, CoordinatorMessage, ExchangeRequest, ExchangeResponse, StatusRequest,
+    StatusResponse, TrainerMessage, WatchEvent, WatchRequest, trainer_message,
+};
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::actor::{Input, OUTGOING, Outlet};
+use crate::exchange::Exchange;
+use crate::machine::ConnectionId;
+use crate::watchers::Watchers;
+use crate::wire;
+
+/// How long a stream may stay silent before its hello.
+const HELLO_WAIT: Duration = Duration::from_secs(10);
+/// How long the actor may take to answer a question.
+const ANSWER_WAIT: Duration = Duration::from_secs(10);
+/// Senseless messages on one stream before it is closed.
+const PATIENCE: u32 = 1000;
+
+/// The face.
+#[derive(Debug)]
+pub struct Face {
+    actor: mpsc::Sender<Input>,
+    exchange: Arc<Exchange>,
+    watchers: Arc<Watchers>,
+    connections: AtomicU64,
+}
+
+impl Face {
+    /// A face for this actor.
+    #[must_use]
+    pub fn new(actor: mpsc::Sender<Input>, exchange: Arc<Exchange>, watchers: Arc<Watchers>) -> Self {
+        Self { actor, exchange, watchers, connections: AtomicU64::new(0) }
+    }
+
+    /// Asks the actor, with a bound.
+    async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Input) -> Result<T, Status> {
+        let (reply, answer) = oneshot::channel();
+        let gone = || Status::unavailable("the coordinator is shutting down");
+        let asked = async {
+            self.actor.send(question(reply)).await.map_err(|_| gone())?;
+            answer.await.map_err(|_| gone())
+        };
+        let late = |_| Status::deadline_exceeded(format!("no answer within {} s", ANSWER_WAIT.as_secs()));
+        tokio::time::timeout(ANSWER_WAIT, asked).await.map_err(late)?
+    }
+}
+
+#[tonic::async_trait]
+impl Coordinator for Face {
+    type SessionStream = ReceiverStream<Result<CoordinatorMessage, Status>>;
+    type WatchStream = ReceiverStream<Result<WatchEvent, Status>>;
+
+    async fn session(
+        &self,
+        request: Request<Streaming<TrainerMessage>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        let connection = ConnectionId(self.connections.fetch_add(1, Ordering::Relaxed));
+        let (queue, outgoing) = mpsc::channel(OUTGOING);
+        // The answer goes out at once: a client may wait for its headers before it sends a hello.
+        tokio::spawn(listen(connection, request.into_inner(), queue, self.actor.clone()));
+        Ok(Response::new(ReceiverStream::new(outgoing)))
+    }
+
+    async fn exchange(&self, request: Request<ExchangeRequest>) -> Result<Response<ExchangeResponse>, Status> {
+        self.exchange.serve(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
+        self.ask(Input::Status).await.map(Response::new)
+    }
+
+    async fn watch(&self, _: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        Ok(Response::new(ReceiverStream::new(self.watchers.watch())))
+    }
+
+    async fn control(&self, request: Request<ControlRequest>) -> Result<Response<ControlResponse>, Status> {
+        let request = request.into_inner();
+        let action = wire::action(&request).map_err(Status::invalid_argument)?;
+        let reason = match wire::text(&request.reason) {
+            reason if reason.trim().is_empty() => "no reason given".into(),
+            reason => reason,
+        };
+        let step = self.ask(|reply| Input::Control { action, reason, reply }).await?;
+        let step = step.map_err(Status::failed_precondition)?;
+        Ok(Response::new(ControlResponse { step: step.0 }))
+    }
+}
+
+/// Brings what one trainer says to the actor, until the stream ends on either side.
+async fn listen(
+    connection: ConnectionId,
+    mut incoming: Streaming<TrainerMessage>,
+    queue: mpsc::Sender<Result<CoordinatorMessage, Status>>,
+    actor: mpsc::Sender<Input>,
+) {
+    let first = match first_message(&mut incoming).await {
+        Ok(message) => message,
+        Err(status) => {
+            tracing::warn!(connection = connection.0, "a stream is closed: {}", status.message());
+            let _ = queue.send(Err(status)).await;
+            return;
+        }
+    };
+    let (alive, mut closed) = oneshot::channel();
+    if actor.send(Input::Connected(connection, Outlet { queue, alive })).await.is_err() {
+        return;
+    }
+    let mut next = Some(first);
+    let mut senseless = 0;
+    let reason = loop {
+        let message = match next.take() {
+            Some(message) => message,
+            None => tokio::select! {
+                received = incoming.message() => match received {
+                    Ok(Some(message)) => message,
+                    Ok(None) => break "it closed its stream".to_owned(),
+                    Err(status) => break format!("its stream broke ({})", wire::text(status.message())),
+                },
+                // The actor dropped the outlet: it was refused, or told to stop.
+                _ = &mut closed => return,
+            },
+        };
+        match wire::said(message) {
+            Ok(said) => {
+                if actor.send(Input::Said(connection, said)).await.is_err() {
+                    return;
+                }
+            }
+            Err(why) => {
+                senseless += 1;
+                if senseless > PATIENCE {
+                    break format!("it sent {senseless} messages that make no sense, the last: {why}");
+                }
+                if u32::is_power_of_two(senseless) {
+                    tracing::warn!(connection = connection.0, times = senseless, "ignored: {why}");
+                }
+            }
+        }
+    };
+    let _ = actor.send(Input::Broken(connection, reason)).await;
+}
+
+/// The hello that a stream must begin with.
+async fn first_message(incoming: &mut Streaming<TrainerMessage>) -> Result<TrainerMessage, Status> {
+    let late = |_| Status::deadline_exceeded(format!("no hello within {} s", HELLO_WAIT.as_secs()));
+    let message = tokio::time::timeout(HELLO_WAIT, incoming.message()).await.map_err(late)??;
+    let message = message.ok_or_else(|| Status::invalid_argument("the stream ended before a hello"))?;
+    if !matches!(message.body, Some(trainer_message::Body::Hello(_))) {
+        return Err(Status::failed_precondition("the first message of a session must be a hello"));
+    }
+    Ok(message)
+}

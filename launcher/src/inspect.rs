@@ -1,0 +1,232 @@
+//! `digest`, `status` and `stop`: asking a run's files or its coordinator.
+//!
+//! They start nothing and change nothing, but that `stop` asks the coordinator to end.
+
+use std::io::Write;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, anyhow, bail};
+use began_proto::v1::{Phase, StatusResponse};
+use began_record::{Journal, RunDir};
+use serde_json::{Value, json};
+use tokio::time::sleep;
+
+use crate::show::in_words;
+use crate::watch;
+
+/// `launcher digest`: `STEP HEX` of the last digest.
+///
+/// # Errors
+/// If it is not a run, or nothing was digested yet.
+pub fn digest(run: &Path) -> Result<u8> {
+    let last = Journal::read(&RunDir::open(run)?)?.last_digest()?;
+    let (step, digest) = last.ok_or_else(|| anyhow!("{} has no digest yet", run.display()))?;
+    writeln!(std::io::stdout(), "{step} {digest}")?;
+    Ok(0)
+}
+
+/// `launcher status`: of a live coordinator, or of the files.
+///
+/// # Errors
+/// If it is neither a run nor an address at which a coordinator answers.
+pub async fn status(target: &str, as_json: bool) -> Result<u8> {
+    let path = Path::new(target);
+    let (text, object) = if path.is_dir() {
+        let run = RunDir::open(path)?;
+        // A coordinator that died left its announcement behind: then the files are what there is.
+        let live = match run.announcement()? {
+            Some(announcement) => watch::status(&announcement.address).await.ok(),
+            None => None,
+        };
+        match live {
+            Some(live) => (live_text(&live), live_object(&live)),
+            None => at_rest(&run)?,
+        }
+    } else if target.contains(':') {
+        let live = watch::status(target).await?;
+        (live_text(&live), live_object(&live))
+    } else {
+        bail!("{target} is neither the folder of a run nor the address of a coordinator (host:port)");
+    };
+    if as_json {
+        writeln!(std::io::stdout(), "{object}")?;
+    } else {
+        writeln!(std::io::stdout(), "{text}")?;
+    }
+    Ok(0)
+}
+
+/// `launcher stop`: asks the coordinator to end, and waits for it.
+///
+/// # Errors
+/// If no coordinator of the run answers.
+pub async fn stop(path: &Path, wait: Duration) -> Result<u8> {
+    let run = RunDir::open(path)?;
+    let name = path.display();
+    let Some(announcement) = run.announcement()? else { bail!("{name} is not running: it has no coordinator") };
+    let step = watch::ask_to_stop(&announcement.address, "launcher stop").await.map_err(|error| {
+        error.context(format!("{name} cannot be stopped (its coordinator was process {})", announcement.pid))
+    })?;
+    let mut stdout = std::io::stdout();
+    writeln!(stdout, "asked {name} to stop after step {step} and to write a checkpoint; waiting for it")?;
+    let start = Instant::now();
+    loop {
+        let ended = match watch::status(&announcement.address).await {
+            Ok(status) => status.phase == "ended",
+            Err(_) => true,
+        };
+        let gone = run.announcement()?.is_none_or(|now| now != announcement);
+        if ended || gone {
+            let checkpoint = run.latest_checkpoint()?.map(|checkpoint| checkpoint.step);
+            let checkpoint = checkpoint.map_or("it has no checkpoint".into(), |step| format!("its last checkpoint is of step {step}"));
+            writeln!(stdout, "{name} has stopped; {checkpoint}")?;
+            return Ok(0);
+        }
+        if start.elapsed() >= wait {
+            writeln!(std::io::stderr(), "{name} had not ended {} later; it was asked to and may still do so", in_words(wait))?;
+            return Ok(1);
+        }
+        sleep(Duration::from_millis(200)).await;
+    }
+}
+
+fn at_rest(run: &RunDir) -> Result<(String, Value)> {
+    let config = run.config()?;
+    let journal = Journal::read(run).ok();
+    let (last, digest) = match &journal {
+        Some(journal) => (journal.steps()?.pop(), journal.last_digest()?),
+        None => (None, None),
+    };
+    let step = last.map_or(0, |row| row.record.step.next().0);
+    let checkpoint = run.latest_checkpoint()?.map(|checkpoint| checkpoint.step.0);
+    let name = run.path().display().to_string();
+    let mut text = format!("{name} is not running; it took {step} of {} steps", config.run.steps);
+    if let Some(last) = last {
+        let record = last.record;
+        text += &format!("\nL(x) {:.4}  L(G(z)) {:.4}  k {:.4}  M {:.4}", record.real, record.fake, record.k, record.m_global);
+    }
+    match checkpoint {
+        Some(checkpoint) if checkpoint >= config.run.steps => text += "\nit is finished",
+        Some(checkpoint) => text += &format!("\ngo on from step {checkpoint} with `launcher resume {name}`"),
+        None => text += "\nit has no checkpoint",
+    }
+    if let Some((step, digest)) = &digest {
+        text += &format!("\ndigest {digest} at step {step}");
+    }
+    let object = json!({
+        "run": name, "phase": "not running", "step": step, "steps": config.run.steps, "lanes": config.run.lanes,
+        "last_checkpoint": checkpoint, "digest": digest.as_ref().map(|(_, digest)| digest),
+        "digest_step": digest.as_ref().map(|(step, _)| step.0),
+    });
+    Ok((text, object))
+}
+
+fn live_text(status: &StatusResponse) -> String {
+    let mut text = format!(
+        "run {} is {}: step {} of {}, generation {}, {} of {} trainers, {} lanes, up {}",
+        status.run,
+        status.phase,
+        status.step,
+        status.steps,
+        status.generation,
+        status.trainers.len(),
+        status.expected_trainers,
+        status.lanes,
+        in_words(Duration::try_from_secs_f64(status.uptime_seconds).unwrap_or_default()),
+    );
+    if !status.reason.is_empty() {
+        text += &format!("\n{}", status.reason);
+    }
+    if let Some(p) = &status.progress {
+        text += &format!(
+            "\n{:.1} images/s  L(x) {:.4}  L(G(z)) {:.4}  k {:.4}  M {:.4}  rate {:.1e}",
+            p.images_per_second, p.real, p.fake, p.k, p.m_global, p.rate
+        );
+    }
+    match status.last_checkpoint {
+        Some(step) => text += &format!("\nlast checkpoint: step {step}"),
+        None => text += "\nno checkpoint yet",
+    }
+    for trainer in &status.trainers {
+        let rank = trainer.rank.map_or("-".into(), |rank| rank.to_string());
+        text += &format!(
+            "\n  rank {rank}  node {} ({}, process {})  {}  lanes {}..{}  {} for {:.1} s, heard {:.1} s ago",
+            trainer.node,
+            trainer.host,
+            trainer.pid,
+            trainer.device,
+            trainer.first_lane,
+            trainer.end_lane,
+            phase_name(trainer.phase),
+            trainer.phase_seconds,
+            trainer.seconds_since_heard
+        );
+    }
+    text
+}
+
+fn live_object(status: &StatusResponse) -> Value {
+    let trainers = status.trainers.iter().map(|trainer| {
+        json!({
+            "trainer": trainer.trainer, "rank": trainer.rank, "node": trainer.node, "local_rank": trainer.local_rank,
+            "host": trainer.host, "pid": trainer.pid, "device": trainer.device, "phase": phase_name(trainer.phase),
+            "phase_seconds": trainer.phase_seconds, "seconds_since_heard": trainer.seconds_since_heard,
+            "first_lane": trainer.first_lane, "end_lane": trainer.end_lane,
+        })
+    });
+    let progress = status.progress.as_ref().map(|p| {
+        json!({
+            "step": p.step, "real": p.real, "fake": p.fake, "k": p.k, "m_global": p.m_global, "rate": p.rate,
+            "images_per_second": p.images_per_second, "world_size": p.world_size,
+        })
+    });
+    json!({
+        "run": status.run, "phase": status.phase, "reason": status.reason, "step": status.step, "steps": status.steps,
+        "generation": status.generation, "lanes": status.lanes, "expected_trainers": status.expected_trainers,
+        "trainers": trainers.collect::<Vec<_>>(), "progress": progress, "last_checkpoint": status.last_checkpoint,
+        "uptime_seconds": status.uptime_seconds,
+    })
+}
+
+fn phase_name(phase: i32) -> &'static str {
+    match Phase::try_from(phase).unwrap_or(Phase::Unspecified) {
+        Phase::Unspecified => "unknown",
+        Phase::Starting => "starting",
+        Phase::Rendezvous => "rendezvous",
+        Phase::Compute => "compute",
+        Phase::Data => "data",
+        Phase::Reduce => "reduce",
+        Phase::Equilibrium => "equilibrium",
+        Phase::Write => "write",
+        Phase::Idle => "idle",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::made_up;
+
+    #[test]
+    fn a_run_at_rest_says_how_far_it_came_and_how_to_go_on() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let entries = [made_up::step(0, 0.5), made_up::step(1, 0.5), made_up::digest(2, 0, "abc", &[])];
+        let run = made_up::run(&folder.path().join("run"), &["run.steps=9"], &entries)?;
+        let (text, object) = at_rest(&run)?;
+        assert!(text.contains("2 of 9 steps") && text.contains("no checkpoint") && text.contains("abc at step 2"), "{text}");
+        assert_eq!(object["step"], 2);
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_run_without_a_coordinator_cannot_be_stopped() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let run = made_up::run(&folder.path().join("run"), &[], &[])?;
+        let error = stop(run.path(), Duration::from_secs(1)).await.err().map(|error| format!("{error:#}"));
+        assert!(error.is_some_and(|error| error.contains("is not running")));
+        let error = status("nowhere", false).await.err().map(|error| error.to_string());
+        assert!(error.is_some_and(|error| error.contains("neither the folder of a run nor")));
+        Ok(())
+    }
+}

@@ -1,0 +1,50 @@
+//! The `launcher` binary: from the command line to the exit code.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser;
+use launcher::cli::{Cli, Command, with_default_command};
+use launcher::{agent, inspect, train, verify};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse_from(with_default_command(std::env::args_os()));
+    let quick = match cli.command {
+        Command::Tied { parent, program } => agent::become_tied(parent, &program).map(|never| match never {}),
+        Command::Digest { run } => inspect::digest(&run),
+        Command::Verify { run, other } => {
+            let verdict = verify::verify(&run, &other);
+            let written = match verdict.exit_code() {
+                2 => writeln!(std::io::stderr(), "{}", verdict.text()),
+                _ => writeln!(std::io::stdout(), "{}", verdict.text()),
+            };
+            written.map(|()| verdict.exit_code()).map_err(Into::into)
+        }
+        command => on_this_thread(command),
+    };
+    match quick {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "error: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Everything that waits runs on the main thread: the kernel ties children to the thread that started them.
+fn on_this_thread(command: Command) -> Result<u8> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let code = runtime.block_on(async {
+        match command {
+            Command::Train(args) => train::train(&args).await,
+            Command::Resume(args) => train::resume(&args).await,
+            Command::Status { run, json } => inspect::status(&run, json).await,
+            Command::Stop { run, wait } => inspect::stop(&run, wait).await,
+            Command::Agent(args) => agent::run(args).await,
+            Command::Tied { .. } | Command::Digest { .. } | Command::Verify { .. } => Ok(0),
+        }
+    });
+    runtime.shutdown_background();
+    code
+}

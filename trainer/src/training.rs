@@ -1,0 +1,428 @@
+//! The training loop of one trainer in one generation: step after step until the coordinator says otherwise.
+//!
+//! It waits in one place (the session's inbox), always with a bound. It never writes half a step: the state changes in
+//! [`State::commit`] alone, after both sums are there.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, anyhow, bail};
+use began::tree::Fold;
+use began::{Equilibrium, LaneLosses, RunConfig, Step};
+use began_data::Loader;
+use began_proto::v1::trainer_message::Body as Up;
+use began_proto::v1::{self as wire, Phase};
+use tch::{Device, Kind};
+
+use crate::checkpoint::{self, Provenance};
+use crate::digest::digest;
+use crate::feed::{self, Feed};
+use crate::pictures;
+use crate::pool::Pool;
+use crate::reduce::{Gradient, Place};
+use crate::reduction_thread::{Reduced, ReductionThread};
+use crate::session::{Incoming, Session, to_wire};
+use crate::state::State;
+use crate::step::{LanePass, Settings, combine};
+
+/// What ends a generation for this trainer.
+#[derive(Debug)]
+pub enum End {
+    /// The coordinator calls it off.
+    Halt(String),
+    /// The run is over.
+    Stop {
+        /// Why.
+        reason: String,
+        /// Whether it failed.
+        failed: bool,
+    },
+    /// The coordinator is gone.
+    Lost(String),
+    /// A peer is gone, as a failed sum shows; the coordinator has not spoken yet.
+    Severed(String),
+}
+
+/// Why a wait did not give what it waited for.
+enum Interrupt {
+    End(End),
+    Error(anyhow::Error),
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Interrupt {
+    fn from(error: E) -> Self {
+        Self::Error(error.into())
+    }
+}
+
+/// What stays the same for a trainer's life.
+pub struct Trainer<'a> {
+    /// The stream with the coordinator.
+    pub session: &'a Session,
+    /// The run's configuration.
+    pub config: &'a RunConfig,
+    /// The run's directory.
+    pub run: PathBuf,
+    /// The data.
+    pub feed: Feed,
+    /// The device.
+    pub device: Device,
+    /// Losses of all lanes in the last committed step.
+    pub last_losses: Vec<LaneLosses>,
+}
+
+/// One generation's working parts.
+struct Generation<'a> {
+    place: Place,
+    loader: Loader,
+    reduction: ReductionThread,
+    state: &'a mut State,
+    d_pool: Pool,
+    g_pool: Pool,
+    g_fake: usize,
+    kind: Kind,
+    /// What has come in ahead of its use.
+    equilibrium: Option<(Equilibrium, wire::Orders)>,
+    d_gradient: Option<Gradient>,
+    g_gradient: Option<(Gradient, Vec<LaneLosses>)>,
+    waited: Duration,
+}
+
+impl Trainer<'_> {
+    fn rank_zero(place: Place) -> bool {
+        place.rank == 0
+    }
+
+    /// Trains until the generation ends.
+    ///
+    /// # Errors
+    /// If this trainer itself cannot go on.
+    pub fn train(
+        &mut self,
+        state: &mut State,
+        place: Place,
+        equilibrium: (Equilibrium, wire::Orders),
+        reduction: ReductionThread,
+    ) -> Result<End> {
+        let loader = self.feed.start(self.config, place, state.step, self.session.leases.clone())?;
+        let mut d_pool = Pool::new(place.padded(state.discriminator.parameters.layout.len()));
+        let g_pool = Pool::new(place.padded(state.generator.parameters.layout.len()));
+        let g_fake = d_pool.take(&state.discriminator.parameters)?;
+        let kind = state.discriminator.parameters.kind();
+        let mut generation = Generation {
+            place,
+            loader,
+            reduction,
+            state,
+            d_pool,
+            g_pool,
+            g_fake,
+            kind,
+            equilibrium: Some(equilibrium),
+            d_gradient: None,
+            g_gradient: None,
+            waited: Duration::ZERO,
+        };
+        self.send_digest(generation.state, &equilibrium.0, place)?;
+        let mut last = Instant::now();
+        let first = generation.state.step;
+        let end = loop {
+            match self.step(&mut generation, first, &mut last) {
+                Ok(()) => {}
+                Err(Interrupt::End(end)) => break end,
+                Err(Interrupt::Error(error)) => return Err(error),
+            }
+        };
+        let waited = generation.loader.waited();
+        tracing::info!(
+            step = generation.state.step.0,
+            data_wait_ms = waited.as_millis() as u64,
+            "the generation ended for this trainer"
+        );
+        Ok(end)
+    }
+
+    /// One step: all my lanes, the sums, the commit, and what was ordered for after it.
+    fn step(&mut self, generation: &mut Generation<'_>, first: Step, last: &mut Instant) -> Result<(), Interrupt> {
+        let step = generation.state.step;
+        self.session.activity.at_step(step);
+        if step.0 >= self.config.run.steps {
+            // All is done; the coordinator's word is on its way.
+            return Err(Interrupt::End(self.await_stop(generation)?));
+        }
+        let carry = began::equilibrium::carry(step, self.config.objective.carry_steps);
+        let settings = Settings { norm: self.config.objective.norm, carry };
+        let lanes = generation.place.my_lanes();
+        let mut d_fold = Fold::new(generation.place.lanes);
+        let mut g_fold = Fold::new(generation.place.lanes);
+        let mut losses = Vec::with_capacity(lanes.len());
+        let mut now = None;
+        for lane in lanes.clone() {
+            let batch = self.next_batch(generation, step, lane)?;
+            self.session.activity.enter(Phase::Compute);
+            let x = feed::real(&batch, self.config.model.size, generation.kind, self.device)?;
+            generation.loader.recycle(batch.pixels);
+            let z = feed::noise(self.config, step, lane, generation.kind, self.device)?;
+            let g_real = generation.d_pool.take(&generation.state.discriminator.parameters)?;
+            let pass = LanePass::run(
+                generation.state,
+                &x,
+                &z,
+                settings,
+                generation.d_pool.get(g_real),
+                generation.d_pool.get(generation.g_fake),
+            )?;
+            losses.push(pass.losses()?);
+            // The first place that needs k: the coordinator had the whole pass to answer.
+            let (equilibrium, _) = match now {
+                Some(now) => now,
+                None => *now.insert(self.await_equilibrium(generation, step)?),
+            };
+            combine(generation.d_pool.get(g_real), generation.d_pool.get(generation.g_fake), equilibrium.k)?;
+            generation.d_pool.fold(&mut d_fold, lane, g_real)?;
+            if lane + 1 == lanes.end {
+                self.report(&losses, lanes.start, step, first, generation, last);
+                let d_fold = std::mem::replace(&mut d_fold, Fold::new(generation.place.lanes));
+                generation.reduction.discriminator(generation.d_pool.partials(d_fold));
+            }
+            let g = generation.g_pool.take(&generation.state.generator.parameters)?;
+            pass.generator_gradient(generation.state, generation.g_pool.get(g))?;
+            generation.g_pool.fold(&mut g_fold, lane, g)?;
+        }
+        let Some((equilibrium, orders)) = now else {
+            return Err(anyhow!("rank {} holds no lanes", generation.place.rank).into());
+        };
+        generation.reduction.generator(generation.g_pool.partials(g_fold), losses);
+        let (d_gradient, (g_gradient, all)) = self.await_sums(generation)?;
+        self.session.activity.enter(Phase::Compute);
+        generation.state.commit(&d_gradient, &g_gradient, equilibrium.rate, self.config)?;
+        self.last_losses = all;
+        generation.d_pool.give_back_all();
+        generation.g_pool.give_back_all();
+        generation.g_fake = generation.d_pool.take(&generation.state.discriminator.parameters)?;
+        self.follow(orders, generation)
+    }
+
+    fn report(
+        &self,
+        losses: &[LaneLosses],
+        first_lane: u32,
+        step: Step,
+        first: Step,
+        generation: &mut Generation<'_>,
+        last: &mut Instant,
+    ) {
+        let since = last.elapsed();
+        *last = Instant::now();
+        let waited = std::mem::take(&mut generation.waited);
+        // The first step of a generation has no step before it to measure from.
+        let measured = |d: Duration| if step == first { 0.0 } else { d.as_secs_f64() };
+        self.session.send(Up::Losses(wire::StepLosses {
+            step: step.0,
+            lanes: to_wire(first_lane, losses),
+            step_seconds: measured(since),
+            waited_seconds: measured(waited),
+        }));
+    }
+
+    /// What the coordinator ordered for after the step that was just committed.
+    fn follow(&mut self, orders: wire::Orders, generation: &mut Generation<'_>) -> Result<(), Interrupt> {
+        let step = generation.state.step;
+        let rank_zero = Self::rank_zero(generation.place);
+        if orders.digest || orders.checkpoint {
+            let (equilibrium, _) = self.await_equilibrium(generation, step)?;
+            self.session.activity.enter(Phase::Write);
+            if orders.digest {
+                self.send_digest(generation.state, &equilibrium, generation.place)?;
+            }
+            if orders.checkpoint && rank_zero {
+                self.write_checkpoint(generation.state, &equilibrium);
+            }
+        }
+        if orders.sample && rank_zero {
+            self.session.activity.enter(Phase::Write);
+            self.draw_samples(generation.state);
+        }
+        if orders.stop {
+            return Err(Interrupt::End(self.await_stop(generation)?));
+        }
+        Ok(())
+    }
+
+    fn next_batch(
+        &self,
+        generation: &mut Generation<'_>,
+        step: Step,
+        lane: u32,
+    ) -> Result<began_data::Batch, Interrupt> {
+        self.session.activity.enter(Phase::Data);
+        let patience = Duration::from_secs_f64(self.config.run.step_timeout);
+        let batch = generation.loader.next(patience)?;
+        if (batch.step, batch.lane) != (step.0, lane) {
+            let (step, lane) = (batch.step, batch.lane);
+            return Err(anyhow!("the loader gave step {step}, lane {lane} out of turn").into());
+        }
+        Ok(batch)
+    }
+
+    /// Takes what is in the inbox, for at most `patience`.
+    fn take_in(&self, generation: &mut Generation<'_>, patience: Duration) -> Result<bool, Interrupt> {
+        let Some(incoming) = self.session.next(patience) else { return Ok(false) };
+        match incoming {
+            Incoming::Equilibrium(equilibrium, _, orders) => generation.equilibrium = Some((equilibrium, orders)),
+            Incoming::Reduced(Ok(Reduced::Discriminator(gradient))) => generation.d_gradient = Some(gradient),
+            Incoming::Reduced(Ok(Reduced::Generator(gradient, losses))) => {
+                generation.g_gradient = Some((gradient, losses));
+            }
+            Incoming::Reduced(Err(error)) => return Err(Interrupt::End(End::Severed(format!("{error:#}")))),
+            Incoming::Halt(reason) => return Err(Interrupt::End(End::Halt(reason))),
+            Incoming::Stop { reason, failed } => return Err(Interrupt::End(End::Stop { reason, failed })),
+            Incoming::Lost(reason) => return Err(Interrupt::End(End::Lost(reason))),
+            Incoming::Opened(number, _) => {
+                return Err(anyhow!("the coordinator opened generation {number} without ending the one before").into());
+            }
+            Incoming::WriteCheckpoint(_) => {
+                return Err(anyhow!("the coordinator ordered a held state to be written in the middle of a step").into());
+            }
+        }
+        Ok(true)
+    }
+
+    /// Waits until `ready` gives something.
+    fn wait_for<T>(
+        &self,
+        generation: &mut Generation<'_>,
+        phase: Phase,
+        what: &str,
+        mut ready: impl FnMut(&mut Generation<'_>) -> Option<T>,
+    ) -> Result<T, Interrupt> {
+        if let Some(found) = ready(generation) {
+            return Ok(found);
+        }
+        self.session.activity.enter(phase);
+        let started = Instant::now();
+        // The coordinator ends a hung step itself; this bound is for a coordinator that does not.
+        let bound = Duration::from_secs_f64(self.config.run.step_timeout * 1.5 + 30.0);
+        loop {
+            let left = bound.saturating_sub(started.elapsed());
+            if !self.take_in(generation, left)? {
+                return Err(anyhow!("waited {:.0} s for {what}", bound.as_secs_f64()).into());
+            }
+            if let Some(found) = ready(generation) {
+                generation.waited += started.elapsed();
+                return Ok(found);
+            }
+        }
+    }
+
+    fn await_equilibrium(
+        &self,
+        generation: &mut Generation<'_>,
+        step: Step,
+    ) -> Result<(Equilibrium, wire::Orders), Interrupt> {
+        let what = format!("the coordinator's equilibrium of step {step}");
+        self.wait_for(generation, Phase::Equilibrium, &what, |generation| {
+            generation.equilibrium.filter(|(equilibrium, _)| equilibrium.step == step)
+        })
+    }
+
+    fn await_sums(
+        &self,
+        generation: &mut Generation<'_>,
+    ) -> Result<(Gradient, (Gradient, Vec<LaneLosses>)), Interrupt> {
+        self.wait_for(generation, Phase::Reduce, "the sums over all trainers", |generation| {
+            match (generation.d_gradient.take(), generation.g_gradient.take()) {
+                (Some(d), Some(g)) => Some((d, g)),
+                (d, g) => {
+                    (generation.d_gradient, generation.g_gradient) = (d, g);
+                    None
+                }
+            }
+        })
+    }
+
+    /// Waits for the run's end, which was ordered.
+    fn await_stop(&self, generation: &mut Generation<'_>) -> Result<End, Interrupt> {
+        match self.wait_for(generation, Phase::Idle, "the coordinator to end the run", |_| None::<()>) {
+            Err(Interrupt::End(end)) => Ok(end),
+            Err(error) => Err(error),
+            Ok(()) => Err(anyhow!("the run was to end here").into()),
+        }
+    }
+
+    fn send_digest(&self, state: &State, equilibrium: &Equilibrium, place: Place) -> Result<()> {
+        let digest = digest(state, equilibrium)?;
+        let tensor = |(name, digest)| wire::TensorDigest { name, digest };
+        let rank_zero = Self::rank_zero(place);
+        let tensors = if rank_zero { digest.tensors.into_iter().map(tensor).collect() } else { Vec::new() };
+        self.session.send(Up::Digest(wire::StateDigest { step: state.step.0, digest: digest.whole, tensors }));
+        Ok(())
+    }
+
+    /// Writes a checkpoint and says so; that it could not be written is the coordinator's to judge.
+    pub fn write_checkpoint(&self, state: &State, equilibrium: &Equilibrium) {
+        let started = Instant::now();
+        let epoch = self.feed.order.epoch(state.step);
+        let about = Provenance { run: &self.session.welcome.run, config: self.config, epoch };
+        let written = checkpoint::write(&self.run, state, equilibrium, &about);
+        let seconds = started.elapsed().as_secs_f64();
+        let (path, error) = outcome(written);
+        self.session.send(Up::Checkpoint(wire::CheckpointWritten { step: state.step.0, path, error, seconds }));
+    }
+
+    fn draw_samples(&self, state: &State) {
+        let carry = began::equilibrium::carry(state.step, self.config.objective.carry_steps);
+        let drawn = pictures::draw(&self.run, state, state.step, carry, self.config.run.seed, &self.feed.data);
+        let (path, error) = outcome(drawn);
+        self.session.send(Up::Sample(wire::SampleWritten { step: state.step.0, path, error }));
+    }
+
+    /// After a halt: says what this trainer holds, writes it down if asked to, and waits for what comes next.
+    ///
+    /// # Errors
+    /// If nothing comes.
+    pub fn held(&self, state: &State) -> Result<End> {
+        self.session.activity.enter(Phase::Idle);
+        self.session.send(Up::Held(wire::Held { step: state.step.0, losses: to_wire(0, &self.last_losses) }));
+        let bound = Duration::from_secs_f64(self.config.run.step_timeout + 30.0);
+        let started = Instant::now();
+        while let Some(incoming) = self.session.next(bound.saturating_sub(started.elapsed())) {
+            match incoming {
+                Incoming::WriteCheckpoint(equilibrium) => self.write_checkpoint(state, &equilibrium),
+                Incoming::Stop { reason, failed } => return Ok(End::Stop { reason, failed }),
+                Incoming::Lost(reason) => return Ok(End::Lost(reason)),
+                Incoming::Opened(number, _) => {
+                    bail!("the coordinator opened generation {number}, which this version cannot join after a halt")
+                }
+                Incoming::Equilibrium(..) | Incoming::Reduced(_) | Incoming::Halt(_) => {}
+            }
+        }
+        bail!("the coordinator halted the run and then said nothing for {} s", bound.as_secs())
+    }
+
+    /// After a failed sum: the coordinator knows who died, or will in a moment.
+    ///
+    /// # Errors
+    /// If it says nothing.
+    pub fn severed(&self, why: &str) -> Result<End> {
+        self.session.activity.enter(Phase::Idle);
+        let bound = Duration::from_secs_f64(self.config.run.heartbeat_timeout * 2.0 + 10.0);
+        let started = Instant::now();
+        while let Some(incoming) = self.session.next(bound.saturating_sub(started.elapsed())) {
+            match incoming {
+                Incoming::Halt(reason) => return Ok(End::Halt(reason)),
+                Incoming::Stop { reason, failed } => return Ok(End::Stop { reason, failed }),
+                Incoming::Lost(reason) => return Ok(End::Lost(reason)),
+                _ => {}
+            }
+        }
+        bail!("{why}; the coordinator knew of no lost trainer within {} s", bound.as_secs())
+    }
+}
+
+fn outcome(written: Result<PathBuf>) -> (String, String) {
+    match written {
+        Ok(path) => (path.display().to_string(), String::new()),
+        Err(error) => (String::new(), format!("{error:#}")),
+    }
+}
