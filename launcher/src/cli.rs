@@ -156,7 +156,7 @@ pub struct ShowArgs {
     #[arg(long, env = "BEGAN_FORWARD_LOGS")]
     pub forward_logs: bool,
     /// Seconds a stopping run has to finish its step and write a checkpoint
-    #[arg(long, default_value = "30", value_parser = seconds, env = "BEGAN_GRACE", value_name = "SECONDS")]
+    #[arg(long, default_value = "30", value_parser = seconds, allow_negative_numbers = true, env = "BEGAN_GRACE", value_name = "SECONDS")]
     pub grace: Duration,
 }
 

@@ -6,9 +6,9 @@ use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use began_proto::v1::{Phase, StatusResponse};
-use began_record::{Journal, RunDir};
+use began_record::{Announcement, Journal, RunDir};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
@@ -34,12 +34,7 @@ pub async fn status(target: &str, as_json: bool) -> Result<u8> {
     let path = Path::new(target);
     let (text, object) = if path.is_dir() {
         let run = RunDir::open(path)?;
-        // A coordinator that died left its announcement behind: then the files are what there is.
-        let live = match run.announcement()? {
-            Some(announcement) => watch::status(&announcement.address).await.ok(),
-            None => None,
-        };
-        match live {
+        match alive(&run).await?.map(|(_, status)| status) {
             Some(live) => (live_text(&live), live_object(&live)),
             None => at_rest(&run)?,
         }
@@ -64,10 +59,10 @@ pub async fn status(target: &str, as_json: bool) -> Result<u8> {
 pub async fn stop(path: &Path, wait: Duration) -> Result<u8> {
     let run = RunDir::open(path)?;
     let name = path.display();
-    let Some(announcement) = run.announcement()? else { bail!("{name} is not running: it has no coordinator") };
-    let step = watch::ask_to_stop(&announcement.address, "launcher stop").await.map_err(|error| {
-        error.context(format!("{name} cannot be stopped (its coordinator was process {})", announcement.pid))
-    })?;
+    let Some((announcement, _)) = alive(&run).await? else { bail!("{name} is not running: no coordinator of it answers") };
+    let step = watch::ask_to_stop(&announcement.address, "launcher stop")
+        .await
+        .with_context(|| format!("{name} cannot be stopped (its coordinator is process {})", announcement.pid))?;
     let mut stdout = std::io::stdout();
     writeln!(stdout, "asked {name} to stop after step {step} and to write a checkpoint; waiting for it")?;
     let start = Instant::now();
@@ -89,6 +84,14 @@ pub async fn stop(path: &Path, wait: Duration) -> Result<u8> {
         }
         sleep(Duration::from_millis(200)).await;
     }
+}
+
+/// Where the coordinator of a run is and what it says, if it is alive. One that was killed leaves its announcement
+/// behind, and its port may be another run's coordinator's by now: who answers must name this run.
+async fn alive(run: &RunDir) -> Result<Option<(Announcement, StatusResponse)>> {
+    let Some(announcement) = run.announcement()? else { return Ok(None) };
+    let Ok(status) = watch::status(&announcement.address).await else { return Ok(None) };
+    Ok((status.run == run.manifest()?.run).then_some((announcement, status)))
 }
 
 fn at_rest(run: &RunDir) -> Result<(String, Value)> {

@@ -80,7 +80,8 @@ pub async fn launch(plan: Plan, args: &ShowArgs, show: &mut Show) -> Result<u8> 
         }
         Err(Stopped::Asked(asked)) => return Ok(ending::stopped_before_start(&plan, asked, show)),
     };
-    launch.watch_over(show).await?;
+    launch.watch_over(show).await;
+    launch.retract(&plan.run);
     Ok(ending::say(&plan, &launch.supervision.outcome(), show))
 }
 
@@ -117,7 +118,7 @@ impl Launch {
 
         let mut command = child::tied(&plan.coordinator)?;
         command.arg("--run").arg(&path).args(["--listen", "127.0.0.1:0", "--world", &plan.shape.world().to_string()]);
-        command.arg("--supervised");
+        command.args(["--nodes", &plan.shape.nodes.to_string(), "--supervised"]);
         if plan.accept_changed_checkpoint {
             command.arg("--accept-changed-checkpoint");
         }
@@ -172,7 +173,15 @@ impl Launch {
         Ok(Self { coordinator, address, agents, agent_logs, coordinator_log: log, supervision, signals, news, teller, seen })
     }
 
-    async fn watch_over(&mut self, show: &mut Show) -> Result<()> {
+    /// A coordinator that was killed could not take back where it is to be found.
+    fn retract(&self, run: &RunDir) {
+        let stale = |pid| pid == self.coordinator.pid() && !self.coordinator.is_alive();
+        if run.announcement().is_ok_and(|announcement| announcement.is_some_and(|left| stale(left.pid))) {
+            run.retract();
+        }
+    }
+
+    async fn watch_over(&mut self, show: &mut Show) {
         let mut watching = true;
         while !self.supervision.is_over() {
             let deadline = self.supervision.deadline();
@@ -211,7 +220,6 @@ impl Launch {
                 }
             }
         }
-        Ok(())
     }
 
     fn take(&self, news: News, show: &Show) -> Option<Happened> {

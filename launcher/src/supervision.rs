@@ -220,7 +220,7 @@ impl Supervision {
         match process {
             Process::Coordinator => {
                 self.coordinator = Some(exit);
-                let unexpected = self.ended.is_none() && exit.code != Some(0) && !self.is_forced();
+                let unexpected = self.ended.is_none() && exit.code != Some(0) && !self.is_forced() && !self.coordinator_closed;
                 if unexpected {
                     self.failures.push((now, cause));
                 }

@@ -11,6 +11,7 @@
 pub mod checkpoint;
 pub mod collective;
 pub mod commands;
+pub mod coordination;
 pub mod device;
 pub mod digest;
 pub mod exchange;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use trainer::commands::{conform::Conform, describe::Describe, prepare::Prepare, run::Run, sample::Sample};
+use trainer::commands::{bench::Bench, conform::Conform, describe::Describe, prepare::Prepare, run::Run, sample::Sample};
 
 /// Trains BEGAN on one device, and does what belongs to that: prepares data, draws samples, checks itself.
 #[derive(Debug, Parser)]
@@ -19,6 +19,7 @@ enum Command {
     Sample(Sample),
     Describe(Describe),
     Conform(Conform),
+    Bench(Bench),
     Run(Run),
 }
 
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         Command::Sample(command) => command.run().map(|()| 0),
         Command::Describe(command) => command.run().map(|()| 0),
         Command::Conform(command) => command.run().map(|passed| u8::from(!passed)),
+        Command::Bench(command) => command.run().map(|()| 0),
         Command::Run(command) => command.run(),
     };
     match done {

@@ -20,6 +20,7 @@ use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 
+use crate::coordination::Coordination;
 use crate::leases::LeaseTable;
 use crate::reduction_thread::Reduced;
 
@@ -57,8 +58,16 @@ pub struct Activity {
     generation: AtomicU64,
 }
 
+impl Default for Activity {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Activity {
-    fn new() -> Self {
+    /// Starting.
+    #[must_use]
+    pub fn new() -> Self {
         let zero = || AtomicU64::new(0);
         let phase = AtomicU8::new(Phase::Starting as u8);
         Self { started: Instant::now(), phase, since: zero(), step: zero(), generation: zero() }
@@ -100,10 +109,8 @@ pub struct Welcome {
 pub struct Session {
     /// What the coordinator said first.
     pub welcome: Welcome,
-    /// What this trainer does, for heartbeats.
-    pub activity: Arc<Activity>,
-    /// Which shards it may read.
-    pub leases: Arc<LeaseTable>,
+    activity: Arc<Activity>,
+    leases: Arc<LeaseTable>,
     /// This trainer's name.
     pub trainer: String,
     runtime: Runtime,
@@ -165,28 +172,6 @@ impl Session {
         self.activity.generation.store(generation, Ordering::Relaxed);
     }
 
-    /// Sends a message; that the stream is broken shows in the inbox.
-    pub fn send(&self, body: Up) {
-        let generation = self.activity.generation.load(Ordering::Relaxed);
-        let _ = self.up.send(TrainerMessage { run: self.welcome.run.clone(), generation, body: Some(body) });
-    }
-
-    /// The next thing in the inbox, or nothing within `patience`.
-    #[must_use]
-    pub fn next(&self, patience: Duration) -> Option<Incoming> {
-        match self.inbox.recv_timeout(patience) {
-            Ok(incoming) => Some(incoming),
-            Err(RecvTimeoutError::Timeout) => None,
-            Err(RecvTimeoutError::Disconnected) => Some(Incoming::Lost("the session's thread ended".into())),
-        }
-    }
-
-    /// Where others drop what the training loop waits for.
-    #[must_use]
-    pub fn inbox(&self) -> Sender<Incoming> {
-        self.into_inbox.clone()
-    }
-
     /// The generation's rendezvous.
     #[must_use]
     pub fn exchange(&self, generation: u64) -> crate::exchange::Exchange {
@@ -200,6 +185,37 @@ impl Session {
         let Self { up, runtime, .. } = self;
         drop(up);
         runtime.shutdown_timeout(Duration::from_millis(200));
+    }
+}
+
+impl Coordination for Session {
+    fn send(&self, body: Up) {
+        let generation = self.activity.generation.load(Ordering::Relaxed);
+        let _ = self.up.send(TrainerMessage { run: self.welcome.run.clone(), generation, body: Some(body) });
+    }
+
+    fn next(&self, patience: Duration) -> Option<Incoming> {
+        match self.inbox.recv_timeout(patience) {
+            Ok(incoming) => Some(incoming),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => Some(Incoming::Lost("the session's thread ended".into())),
+        }
+    }
+
+    fn inbox(&self) -> Sender<Incoming> {
+        self.into_inbox.clone()
+    }
+
+    fn activity(&self) -> &Activity {
+        &self.activity
+    }
+
+    fn leases(&self) -> Arc<LeaseTable> {
+        self.leases.clone()
+    }
+
+    fn run(&self) -> &str {
+        &self.welcome.run
     }
 }
 

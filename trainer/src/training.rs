@@ -21,7 +21,8 @@ use crate::pictures;
 use crate::pool::Pool;
 use crate::reduce::{Gradient, Place};
 use crate::reduction_thread::{Reduced, ReductionThread};
-use crate::session::{Incoming, Session, to_wire};
+use crate::coordination::Coordination;
+use crate::session::{Incoming, to_wire};
 use crate::state::State;
 use crate::step::{LanePass, Settings, combine};
 
@@ -57,8 +58,8 @@ impl<E: Into<anyhow::Error>> From<E> for Interrupt {
 
 /// What stays the same for a trainer's life.
 pub struct Trainer<'a> {
-    /// The stream with the coordinator.
-    pub session: &'a Session,
+    /// The coordinator, or what stands in for it.
+    pub session: &'a dyn Coordination,
     /// The run's configuration.
     pub config: &'a RunConfig,
     /// The run's directory.
@@ -72,7 +73,7 @@ pub struct Trainer<'a> {
 }
 
 /// One generation's working parts.
-struct Generation<'a> {
+pub struct Generation<'a> {
     place: Place,
     loader: Loader,
     reduction: ReductionThread,
@@ -86,6 +87,10 @@ struct Generation<'a> {
     d_gradient: Option<Gradient>,
     g_gradient: Option<(Gradient, Vec<LaneLosses>)>,
     waited: Duration,
+    /// The step it began with.
+    first: Step,
+    /// When the last losses were sent.
+    last: Instant,
 }
 
 impl Trainer<'_> {
@@ -93,23 +98,24 @@ impl Trainer<'_> {
         place.rank == 0
     }
 
-    /// Trains until the generation ends.
+    /// Readies what a generation needs.
     ///
     /// # Errors
-    /// If this trainer itself cannot go on.
-    pub fn train(
-        &mut self,
-        state: &mut State,
+    /// If memory is short or no thread can be started.
+    pub fn enter<'a>(
+        &self,
+        state: &'a mut State,
         place: Place,
         equilibrium: (Equilibrium, wire::Orders),
         reduction: ReductionThread,
-    ) -> Result<End> {
-        let loader = self.feed.start(self.config, place, state.step, self.session.leases.clone())?;
+    ) -> Result<Generation<'a>> {
+        let loader = self.feed.start(self.config, place, state.step, self.session.leases())?;
         let mut d_pool = Pool::new(place.padded(state.discriminator.parameters.layout.len()));
         let g_pool = Pool::new(place.padded(state.generator.parameters.layout.len()));
         let g_fake = d_pool.take(&state.discriminator.parameters)?;
         let kind = state.discriminator.parameters.kind();
-        let mut generation = Generation {
+        let first = state.step;
+        Ok(Generation {
             place,
             loader,
             reduction,
@@ -122,30 +128,47 @@ impl Trainer<'_> {
             d_gradient: None,
             g_gradient: None,
             waited: Duration::ZERO,
-        };
-        self.send_digest(generation.state, &equilibrium.0, place)?;
-        let mut last = Instant::now();
-        let first = generation.state.step;
-        let end = loop {
-            match self.step(&mut generation, first, &mut last) {
-                Ok(()) => {}
-                Err(Interrupt::End(end)) => break end,
-                Err(Interrupt::Error(error)) => return Err(error),
-            }
-        };
-        let waited = generation.loader.waited();
+            first,
+            last: Instant::now(),
+        })
+    }
+
+    /// Trains until the generation ends.
+    ///
+    /// # Errors
+    /// If this trainer itself cannot go on.
+    pub fn train(&mut self, generation: &mut Generation<'_>) -> Result<End> {
+        if let Some((equilibrium, _)) = generation.equilibrium {
+            self.send_digest(generation.state, &equilibrium, generation.place)?;
+        }
+        let end = self.steps(generation, u64::MAX)?;
         tracing::info!(
             step = generation.state.step.0,
-            data_wait_ms = waited.as_millis() as u64,
+            data_wait_ms = generation.loader.waited().as_millis() as u64,
             "the generation ended for this trainer"
         );
-        Ok(end)
+        end.ok_or_else(|| anyhow!("the steps ran out"))
+    }
+
+    /// At most `count` steps; how the generation ended, if it did.
+    ///
+    /// # Errors
+    /// If this trainer itself cannot go on.
+    pub fn steps(&mut self, generation: &mut Generation<'_>, count: u64) -> Result<Option<End>> {
+        for _ in 0..count {
+            match self.step(generation) {
+                Ok(()) => {}
+                Err(Interrupt::End(end)) => return Ok(Some(end)),
+                Err(Interrupt::Error(error)) => return Err(error),
+            }
+        }
+        Ok(None)
     }
 
     /// One step: all my lanes, the sums, the commit, and what was ordered for after it.
-    fn step(&mut self, generation: &mut Generation<'_>, first: Step, last: &mut Instant) -> Result<(), Interrupt> {
+    fn step(&mut self, generation: &mut Generation<'_>) -> Result<(), Interrupt> {
         let step = generation.state.step;
-        self.session.activity.at_step(step);
+        self.session.activity().at_step(step);
         if step.0 >= self.config.run.steps {
             // All is done; the coordinator's word is on its way.
             return Err(Interrupt::End(self.await_stop(generation)?));
@@ -159,7 +182,7 @@ impl Trainer<'_> {
         let mut now = None;
         for lane in lanes.clone() {
             let batch = self.next_batch(generation, step, lane)?;
-            self.session.activity.enter(Phase::Compute);
+            self.session.activity().enter(Phase::Compute);
             let x = feed::real(&batch, self.config.model.size, generation.kind, self.device)?;
             generation.loader.recycle(batch.pixels);
             let z = feed::noise(self.config, step, lane, generation.kind, self.device)?;
@@ -181,7 +204,7 @@ impl Trainer<'_> {
             combine(generation.d_pool.get(g_real), generation.d_pool.get(generation.g_fake), equilibrium.k)?;
             generation.d_pool.fold(&mut d_fold, lane, g_real)?;
             if lane + 1 == lanes.end {
-                self.report(&losses, lanes.start, step, first, generation, last);
+                self.report(&losses, lanes.start, step, generation);
                 let d_fold = std::mem::replace(&mut d_fold, Fold::new(generation.place.lanes));
                 generation.reduction.discriminator(generation.d_pool.partials(d_fold));
             }
@@ -194,7 +217,7 @@ impl Trainer<'_> {
         };
         generation.reduction.generator(generation.g_pool.partials(g_fold), losses);
         let (d_gradient, (g_gradient, all)) = self.await_sums(generation)?;
-        self.session.activity.enter(Phase::Compute);
+        self.session.activity().enter(Phase::Compute);
         generation.state.commit(&d_gradient, &g_gradient, equilibrium.rate, self.config)?;
         self.last_losses = all;
         generation.d_pool.give_back_all();
@@ -203,18 +226,11 @@ impl Trainer<'_> {
         self.follow(orders, generation)
     }
 
-    fn report(
-        &self,
-        losses: &[LaneLosses],
-        first_lane: u32,
-        step: Step,
-        first: Step,
-        generation: &mut Generation<'_>,
-        last: &mut Instant,
-    ) {
-        let since = last.elapsed();
-        *last = Instant::now();
+    fn report(&self, losses: &[LaneLosses], first_lane: u32, step: Step, generation: &mut Generation<'_>) {
+        let since = generation.last.elapsed();
+        generation.last = Instant::now();
         let waited = std::mem::take(&mut generation.waited);
+        let first = generation.first;
         // The first step of a generation has no step before it to measure from.
         let measured = |d: Duration| if step == first { 0.0 } else { d.as_secs_f64() };
         self.session.send(Up::Losses(wire::StepLosses {
@@ -231,7 +247,7 @@ impl Trainer<'_> {
         let rank_zero = Self::rank_zero(generation.place);
         if orders.digest || orders.checkpoint {
             let (equilibrium, _) = self.await_equilibrium(generation, step)?;
-            self.session.activity.enter(Phase::Write);
+            self.session.activity().enter(Phase::Write);
             if orders.digest {
                 self.send_digest(generation.state, &equilibrium, generation.place)?;
             }
@@ -240,7 +256,7 @@ impl Trainer<'_> {
             }
         }
         if orders.sample && rank_zero {
-            self.session.activity.enter(Phase::Write);
+            self.session.activity().enter(Phase::Write);
             self.draw_samples(generation.state);
         }
         if orders.stop {
@@ -255,7 +271,7 @@ impl Trainer<'_> {
         step: Step,
         lane: u32,
     ) -> Result<began_data::Batch, Interrupt> {
-        self.session.activity.enter(Phase::Data);
+        self.session.activity().enter(Phase::Data);
         let patience = Duration::from_secs_f64(self.config.run.step_timeout);
         let batch = generation.loader.next(patience)?;
         if (batch.step, batch.lane) != (step.0, lane) {
@@ -299,7 +315,7 @@ impl Trainer<'_> {
         if let Some(found) = ready(generation) {
             return Ok(found);
         }
-        self.session.activity.enter(phase);
+        self.session.activity().enter(phase);
         let started = Instant::now();
         // The coordinator ends a hung step itself; this bound is for a coordinator that does not.
         let bound = Duration::from_secs_f64(self.config.run.step_timeout * 1.5 + 30.0);
@@ -363,7 +379,7 @@ impl Trainer<'_> {
     pub fn write_checkpoint(&self, state: &State, equilibrium: &Equilibrium) {
         let started = Instant::now();
         let epoch = self.feed.order.epoch(state.step);
-        let about = Provenance { run: &self.session.welcome.run, config: self.config, epoch };
+        let about = Provenance { run: self.session.run(), config: self.config, epoch };
         let written = checkpoint::write(&self.run, state, equilibrium, &about);
         let seconds = started.elapsed().as_secs_f64();
         let (path, error) = outcome(written);
@@ -382,7 +398,7 @@ impl Trainer<'_> {
     /// # Errors
     /// If nothing comes.
     pub fn held(&self, state: &State) -> Result<End> {
-        self.session.activity.enter(Phase::Idle);
+        self.session.activity().enter(Phase::Idle);
         self.session.send(Up::Held(wire::Held { step: state.step.0, losses: to_wire(0, &self.last_losses) }));
         let bound = Duration::from_secs_f64(self.config.run.step_timeout + 30.0);
         let started = Instant::now();
@@ -405,7 +421,7 @@ impl Trainer<'_> {
     /// # Errors
     /// If it says nothing.
     pub fn severed(&self, why: &str) -> Result<End> {
-        self.session.activity.enter(Phase::Idle);
+        self.session.activity().enter(Phase::Idle);
         let bound = Duration::from_secs_f64(self.config.run.heartbeat_timeout * 2.0 + 10.0);
         let started = Instant::now();
         while let Some(incoming) = self.session.next(bound.saturating_sub(started.elapsed())) {

@@ -1,5 +1,6 @@
 //! The trainer's commands, one file each.
 
+pub mod bench;
 pub mod conform;
 pub mod describe;
 pub mod prepare;

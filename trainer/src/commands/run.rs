@@ -18,6 +18,7 @@ use crate::device::{self, DeviceChoice};
 use crate::feed::Feed;
 use crate::reduce::{Place, Reducer};
 use crate::reduction_thread::ReductionThread;
+use crate::coordination::Coordination;
 use crate::session::{Incoming, Session, from_wire};
 use crate::state::State;
 use crate::training::{End, Trainer};
@@ -98,7 +99,7 @@ impl Run {
         let feed = Feed::open(&config, &session.welcome.data_digest)?;
         let mut trainer =
             Trainer { session, config: &config, run: self.run.clone(), feed, device, last_losses: Vec::new() };
-        session.activity.enter(Phase::Idle);
+        session.activity().enter(Phase::Idle);
         let (generation, opened) = match self.await_generation(session)? {
             Ok(opened) => opened,
             Err(end) => return Ok(end),
@@ -108,7 +109,7 @@ impl Run {
             bail!("the coordinator gave rank {} of {} over {} lanes", place.rank, place.world, place.lanes);
         }
         session.enter_generation(generation);
-        session.activity.enter(Phase::Starting);
+        session.activity().enter(Phase::Starting);
         let wire = opened.equilibrium.context("the coordinator opened a generation without an equilibrium")?;
         let equilibrium = from_wire(&wire);
         let mut state = self.load(&opened, &config, &session.welcome.run, device)?;
@@ -116,13 +117,14 @@ impl Run {
             bail!("the checkpoint holds step {}, the coordinator goes on from step {}", state.step, equilibrium.step);
         }
 
-        session.activity.enter(Phase::Rendezvous);
+        session.activity().enter(Phase::Rendezvous);
         let called_off = Arc::new(AtomicBool::new(false));
         let collective = self.connect(session, generation, place, &config, &called_off)?;
         let reducer = Reducer::new(place, config.run.reduce, collective)?;
         let reduction = ReductionThread::start(reducer, session.inbox())?;
         tracing::info!(generation, rank = place.rank, world = place.world, step = state.step.0, "training");
-        let mut end = trainer.train(&mut state, place, (equilibrium, wire.orders.unwrap_or_default()), reduction)?;
+        let orders = wire.orders.unwrap_or_default();
+        let mut end = trainer.train(&mut trainer.enter(&mut state, place, (equilibrium, orders), reduction)?)?;
         called_off.store(true, Ordering::Release);
         if let End::Severed(why) = &end {
             tracing::warn!(why, "a sum failed; waiting for the coordinator's word");
