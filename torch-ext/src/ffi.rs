@@ -80,6 +80,7 @@ unsafe extern "C" {
     pub fn began_channels_last(tensor: *const RawTensor) -> *mut RawTensor;
     pub fn began_deterministic() -> c_int;
     pub fn began_single_threaded() -> c_int;
+    pub fn began_keep_memory() -> c_int;
     pub fn began_torch_version() -> *const c_char;
     pub fn began_cpu_capability() -> *const c_char;
     pub fn began_load_cuda() -> c_int;

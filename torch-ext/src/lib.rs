@@ -8,7 +8,7 @@ pub mod gloo;
 mod runtime;
 mod tensor;
 
-pub use runtime::{cpu_capability, deterministic, load_cuda, single_threaded, torch_version};
+pub use runtime::{cpu_capability, deterministic, keep_memory, load_cuda, single_threaded, torch_version};
 pub use tensor::{add_scaled_, channels_last, foreach_copy_, fused_adam_, grad};
 
 /// What libtorch threw.

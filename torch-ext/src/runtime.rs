@@ -13,6 +13,13 @@ pub fn single_threaded() -> Result<(), TorchError> {
     TorchError::check(unsafe { ffi::began_single_threaded() })
 }
 
+/// Keeps freed memory in the process: a step allocates the same sizes again and again, and fresh pages cost a fault each.
+/// Whether the allocator took it; nothing depends on it but speed.
+pub fn keep_memory() -> bool {
+    // SAFETY: sets the allocator's own parameters.
+    unsafe { ffi::began_keep_memory() != 0 }
+}
+
 /// Deterministic algorithms, no autotuning, no TF32.
 ///
 /// # Errors

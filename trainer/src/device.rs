@@ -21,6 +21,7 @@ pub enum DeviceChoice {
 /// # Errors
 /// If a GPU was asked for and is not there.
 pub fn choose(choice: DeviceChoice, local_rank: u32) -> Result<(Device, String)> {
+    torch_ext::keep_memory();
     torch_ext::single_threaded().context("libtorch's threads")?;
     let loaded = if choice == DeviceChoice::Cpu { Ok(()) } else { torch_ext::load_cuda() };
     let device = match choice {

@@ -207,9 +207,20 @@ const HAIRS: [[u8; 3]; 12] = [
     [34, 28, 34],
 ];
 
-const BRIGHT_HAIRS: [[u8; 3]; 4] = [[238, 110, 170], [70, 120, 220], [40, 170, 160], [140, 80, 190]];
+const BRIGHT_HAIRS: [[u8; 3]; 4] = [
+    [238, 110, 170],
+    [70, 120, 220],
+    [40, 170, 160],
+    [140, 80, 190],
+];
 
-const IRISES: [[u8; 3]; 5] = [[72, 44, 26], [104, 66, 30], [46, 108, 176], [60, 126, 76], [92, 104, 116]];
+const IRISES: [[u8; 3]; 5] = [
+    [72, 44, 26],
+    [104, 66, 30],
+    [46, 108, 176],
+    [60, 126, 76],
+    [92, 104, 116],
+];
 
 const CLOTHES: [[u8; 3]; 10] = [
     [206, 58, 60],
@@ -224,10 +235,22 @@ const CLOTHES: [[u8; 3]; 10] = [
     [224, 140, 170],
 ];
 
+/// Darker than fair skin and lighter than dark skin: a mouth is seen on both.
+fn lips(skin: Colour, redness: f32) -> Colour {
+    if skin.brightness() > 112.0 {
+        skin.mix(Colour([190, 40, 60]), redness).darker(0.34)
+    } else {
+        skin.mix(Colour([236, 112, 112]), 0.35 + 0.5 * redness)
+    }
+}
+
 impl Person {
     /// The person of (seed, index).
     pub(super) fn draw(seed: u64, index: u64) -> Self {
-        let mut dice = Dice { stream: Stream::new(seed, Purpose::Bench, index, LANE), next: 0 };
+        let mut dice = Dice {
+            stream: Stream::new(seed, Purpose::Bench, index, LANE),
+            next: 0,
+        };
         let d = &mut dice;
         let pattern = d.pick(&[
             Pattern::Plain,
@@ -240,7 +263,8 @@ impl Person {
             Pattern::Dots,
             Pattern::Hills,
         ]);
-        let ground = Colour(d.pick(&BACKDROPS)).mix(Colour(d.pick(&BACKDROPS)), d.between(0.0, 0.3));
+        let ground =
+            Colour(d.pick(&BACKDROPS)).mix(Colour(d.pick(&BACKDROPS)), d.between(0.0, 0.3));
         let second = match pattern {
             // Patterns in two shades of one colour stay behind the face; gradients may go anywhere.
             Pattern::Gradient | Pattern::Halves => ground.mix(Colour(d.pick(&BACKDROPS)), 0.65),
@@ -248,7 +272,10 @@ impl Person {
             _ => ground.darker(0.18),
         };
         let tone = d.unit() * (SKINS.len() - 1) as f32;
-        let skin = Colour(SKINS[tone as usize]).mix(Colour(SKINS[(tone as usize + 1).min(SKINS.len() - 1)]), tone % 1.0);
+        let skin = Colour(SKINS[tone as usize]).mix(
+            Colour(SKINS[(tone as usize + 1).min(SKINS.len() - 1)]),
+            tone % 1.0,
+        );
         let hair = d.pick(&[
             Hair::Bald,
             Hair::Buzz,
@@ -272,13 +299,33 @@ impl Person {
         ]);
         let short = matches!(
             hair,
-            Hair::Bald | Hair::Buzz | Hair::SideParting | Hair::Quiff | Hair::Curls | Hair::Spikes | Hair::Beanie
+            Hair::Bald
+                | Hair::Buzz
+                | Hair::SideParting
+                | Hair::Quiff
+                | Hair::Curls
+                | Hair::Spikes
+                | Hair::Beanie
         );
-        let hair_colour = if d.chance(0.07) { Colour(d.pick(&BRIGHT_HAIRS)) } else { Colour(d.pick(&HAIRS)) };
+        let hair_colour = if d.chance(0.07) {
+            Colour(d.pick(&BRIGHT_HAIRS))
+        } else {
+            Colour(d.pick(&HAIRS))
+        };
         let amount = d.between(0.0, 0.12);
-        let hair_colour = if d.chance(0.5) { hair_colour.lighter(amount) } else { hair_colour.darker(amount) };
+        let hair_colour = if d.chance(0.5) {
+            hair_colour.lighter(amount)
+        } else {
+            hair_colour.darker(amount)
+        };
         let beard = if short && d.chance(0.42) {
-            d.pick(&[Beard::Full, Beard::Full, Beard::Goatee, Beard::Moustache, Beard::Stubble])
+            d.pick(&[
+                Beard::Full,
+                Beard::Full,
+                Beard::Goatee,
+                Beard::Moustache,
+                Beard::Stubble,
+            ])
         } else {
             Beard::None
         };
@@ -295,7 +342,15 @@ impl Person {
             hair_colour,
             volume: d.unit(),
             side: d.pick(&[-1.0, 1.0]),
-            eyes: d.pick(&[Eyes::Round, Eyes::Round, Eyes::Round, Eyes::Almond, Eyes::Almond, Eyes::Almond, Eyes::Happy]),
+            eyes: d.pick(&[
+                Eyes::Round,
+                Eyes::Round,
+                Eyes::Round,
+                Eyes::Almond,
+                Eyes::Almond,
+                Eyes::Almond,
+                Eyes::Happy,
+            ]),
             eye_size: d.between(0.9, 1.15),
             iris: Colour(d.pick(&IRISES)),
             gaze: [d.near_zero(), 0.6 * d.near_zero()],
@@ -315,18 +370,39 @@ impl Person {
                 Mouth::Sad,
             ]),
             mouth_width: d.between(9.5, 13.0),
-            lips: skin.mix(Colour([190, 40, 60]), if short { 0.45 } else { 0.75 }).darker(0.12),
-            blush: if d.chance(0.5) { d.between(0.25, 0.6) } else { 0.0 },
+            lips: lips(skin, if short { 0.45 } else { 0.75 }),
+            blush: if d.chance(0.5) {
+                d.between(0.25, 0.6) * (skin.brightness() / 220.0)
+            } else {
+                0.0
+            },
             beard,
             glasses: if d.chance(0.2) {
-                d.pick(&[Glasses::Round, Glasses::Round, Glasses::Square, Glasses::Square, Glasses::Dark])
+                d.pick(&[
+                    Glasses::Round,
+                    Glasses::Round,
+                    Glasses::Square,
+                    Glasses::Square,
+                    Glasses::Dark,
+                ])
             } else {
                 Glasses::None
             },
-            frame: Colour(d.pick(&[[30, 30, 36], [30, 30, 36], [120, 50, 40], [40, 70, 120], [190, 150, 60]])),
+            frame: Colour(d.pick(&[
+                [30, 30, 36],
+                [30, 30, 36],
+                [120, 50, 40],
+                [40, 70, 120],
+                [190, 150, 60],
+            ])),
             earrings: !short && d.chance(0.35),
             clothes: Colour(d.pick(&CLOTHES)),
-            neckline: d.pick(&[Neckline::Round, Neckline::Pointed, Neckline::Collar, Neckline::Stripes]),
+            neckline: d.pick(&[
+                Neckline::Round,
+                Neckline::Pointed,
+                Neckline::Collar,
+                Neckline::Stripes,
+            ]),
             pose: Pose {
                 shift: [2.2 * d.near_zero(), 1.6 * d.near_zero()],
                 scale: 1.0 + 0.05 * d.near_zero(),
