@@ -7,6 +7,7 @@
 //! | module | what it holds |
 //! | --- | --- |
 //! | `person` | who it is: every trait, drawn from the numbers of (seed, index) |
+//! | `palette` | the colours there are |
 //! | `canvas` | shapes and colours on a square of 100 by 100 units |
 //! | `backdrop`, `head`, `hair`, `features` | how each part is painted |
 //!
@@ -18,6 +19,7 @@ mod canvas;
 mod features;
 mod hair;
 mod head;
+mod palette;
 mod person;
 
 use image::RgbImage;
@@ -25,13 +27,15 @@ use image::RgbImage;
 use canvas::Canvas;
 use person::Person;
 
-/// The face with this index among those of `seed`, `size` by `size` pixels, `size` at least 1.
+/// The face with this index among those of `seed`, `size` by `size` pixels. Sizes outside 1 to 4096 are taken as the
+/// nearest inside.
 #[must_use]
 pub fn face(seed: u64, index: u64, size: u32) -> RgbImage {
+    let size = size.clamp(1, 4096);
     let person = Person::draw(seed, index);
     // Painted larger and reduced: edges are smooth, and features of a pixel or two keep their shape.
     let factor = if size < 32 { 4 } else { 2 };
-    let mut canvas = Canvas::new(size.max(1), factor, person.pose());
+    let mut canvas = Canvas::new(size, factor, person.pose());
     backdrop::paint(&mut canvas, &person);
     hair::paint_behind(&mut canvas, &person);
     head::paint_shoulders(&mut canvas, &person);

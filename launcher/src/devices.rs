@@ -45,24 +45,48 @@ impl Gpus {
     pub fn find() -> Self {
         let driver = Path::new("/proc/driver/nvidia/gpus");
         let (count, source) = match std::fs::read_dir(driver) {
-            Ok(entries) => (entries.flatten().count(), format!("in {}", driver.display())),
+            Ok(entries) => (
+                entries.flatten().count(),
+                format!("in {}", driver.display()),
+            ),
             Err(_) => match listed_by_nvidia_smi() {
                 Some(count) => (count, "by nvidia-smi -L".to_owned()),
-                None => (0, format!("({} is not there, nor is nvidia-smi)", driver.display())),
+                None => (
+                    0,
+                    format!("({} is not there, nor is nvidia-smi)", driver.display()),
+                ),
             },
         };
         let visible = std::env::var("CUDA_VISIBLE_DEVICES").ok();
-        Self { names: (0..count).map(|index| index.to_string()).collect(), source }.limited(visible.as_deref())
+        Self {
+            names: (0..count).map(|index| index.to_string()).collect(),
+            source,
+        }
+        .limited(visible.as_deref())
     }
 
     /// Those that CUDA_VISIBLE_DEVICES leaves. CUDA itself stops reading that list at the first name it does not know.
     fn limited(self, visible: Option<&str>) -> Self {
         let Some(visible) = visible else { return self };
         let known = |name: &&str| {
-            name.parse::<usize>().map_or(!name.is_empty() && !name.starts_with('-'), |index| index < self.names.len())
+            name.parse::<usize>()
+                .map_or(!name.is_empty() && !name.starts_with('-'), |index| {
+                    index < self.names.len()
+                })
         };
-        let names = visible.split(',').map(str::trim).take_while(known).take(self.names.len()).map(str::to_owned);
-        Self { names: names.collect(), source: format!("{}, of which CUDA_VISIBLE_DEVICES={visible} leaves", self.source) }
+        let names = visible
+            .split(',')
+            .map(str::trim)
+            .take_while(known)
+            .take(self.names.len())
+            .map(str::to_owned);
+        Self {
+            names: names.collect(),
+            source: format!(
+                "{}, of which CUDA_VISIBLE_DEVICES={visible} leaves",
+                self.source
+            ),
+        }
     }
 }
 
@@ -70,14 +94,35 @@ impl Gpus {
 ///
 /// # Errors
 /// If GPUs were asked for and there are too few.
-pub fn choose(choice: DeviceChoice, needed: u32, find: impl FnOnce() -> Gpus) -> Result<(Device, Gpus, Option<String>)> {
+pub fn choose(
+    choice: DeviceChoice,
+    needed: u32,
+    find: impl FnOnce() -> Gpus,
+) -> Result<(Device, Gpus, Option<String>)> {
     if choice == DeviceChoice::Cpu {
-        return Ok((Device::Cpu, Gpus { names: Vec::new(), source: String::new() }, None));
+        return Ok((
+            Device::Cpu,
+            Gpus {
+                names: Vec::new(),
+                source: String::new(),
+            },
+            None,
+        ));
     }
     let gpus = find();
-    let found = format!("{} {} found {}", gpus.names.len(), if gpus.names.len() == 1 { "GPU was" } else { "GPUs were" }, gpus.source);
+    let found = format!(
+        "{} {} found {}",
+        gpus.names.len(),
+        if gpus.names.len() == 1 {
+            "GPU was"
+        } else {
+            "GPUs were"
+        },
+        gpus.source
+    );
     if gpus.names.len() >= needed as usize {
-        let said = (choice == DeviceChoice::Auto).then(|| format!("computing on GPUs: {found}, {needed} needed"));
+        let said = (choice == DeviceChoice::Auto)
+            .then(|| format!("computing on GPUs: {found}, {needed} needed"));
         Ok((Device::Cuda, gpus, said))
     } else if choice == DeviceChoice::Cuda {
         bail!(
@@ -85,12 +130,22 @@ pub fn choose(choice: DeviceChoice, needed: u32, find: impl FnOnce() -> Gpus) ->
              take fewer trainers (--nodes, --gpus) or --device cpu"
         )
     } else {
-        Ok((Device::Cpu, gpus, Some(format!("computing on the CPU: {found}, {needed} needed"))))
+        Ok((
+            Device::Cpu,
+            gpus,
+            Some(format!("computing on the CPU: {found}, {needed} needed")),
+        ))
     }
 }
 
 fn listed_by_nvidia_smi() -> Option<usize> {
-    let mut child = Command::new("nvidia-smi").arg("-L").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().ok()?;
+    let mut child = Command::new("nvidia-smi")
+        .arg("-L")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .ok()?;
     // A driver in a bad state can hold nvidia-smi for minutes.
     let deadline = Instant::now() + Duration::from_secs(15);
     loop {
@@ -113,13 +168,21 @@ mod tests {
     use super::*;
 
     fn some(count: usize) -> Gpus {
-        Gpus { names: (0..count).map(|i| i.to_string()).collect(), source: "by counting".into() }
+        Gpus {
+            names: (0..count).map(|i| i.to_string()).collect(),
+            source: "by counting".into(),
+        }
     }
 
     #[test]
     fn too_few_gpus_is_an_error_that_says_what_was_found() {
-        let error = choose(DeviceChoice::Cuda, 32, || some(1)).unwrap_err().to_string();
-        assert!(error.contains("32 trainers") && error.contains("1 GPU was found by counting"), "{error}");
+        let error = choose(DeviceChoice::Cuda, 32, || some(1))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("32 trainers") && error.contains("1 GPU was found by counting"),
+            "{error}"
+        );
     }
 
     #[test]

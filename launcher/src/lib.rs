@@ -31,7 +31,6 @@ pub mod verify;
 pub mod watch;
 
 #[cfg(test)]
-#[path = "../tests/made_up/mod.rs"]
 mod made_up;
 
 use std::path::{Path, PathBuf};

@@ -183,8 +183,11 @@ int began_operation_wait(Operation* operation, int64_t milliseconds) {
       operation->work->wait(std::chrono::milliseconds(std::max<int64_t>(milliseconds, 1)));
       return 1;
     } catch (const std::exception&) {
+      // Either the slice passed or the operation failed. It may also have been done between the slice's end and now, so
+      // that only a second wait, which returns at once, can tell.
       if (!operation->work->isCompleted()) return 0;
-      throw;
+      operation->work->wait();
+      return 1;
     }
   })
 }

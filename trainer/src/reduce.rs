@@ -129,16 +129,17 @@ impl Reducer {
         let world = i64::from(place.world);
 
         let (gradient, tail) = if self.how == Reduce::Fast {
-            let all = mine.f_new_empty([world, slots], (kind, device))?;
+            let all = mine.f_new_empty([world * slots], (kind, device))?;
             collective.all_gather(&all, &mine)?;
-            (self.average(partials)?.0, all)
+            (self.average(partials)?.0, all.f_view([world, slots])?)
         } else {
             let chunk = owned_chunk(&place, collective.as_mut(), partials)?;
             let chunk = divide(chunk, i64::from(place.lanes))?;
             let len = chunk.size1()?;
             let sent = Tensor::f_cat(&[chunk, mine], 0)?;
-            let received = sent.f_new_empty([world, len + slots], (kind, device))?;
+            let received = sent.f_new_empty([world * (len + slots)], (kind, device))?;
             collective.all_gather(&received, &sent)?;
+            let received = received.f_view([world, len + slots])?;
             let whole = received.f_narrow(1, 0, len)?.f_reshape([-1])?;
             (whole, received.f_narrow(1, len, slots)?)
         };

@@ -182,9 +182,9 @@ impl Session {
 
     /// Gives messages under way a moment to leave before the process ends.
     pub fn close(self) {
-        let Self { up, runtime, .. } = self;
-        drop(up);
-        runtime.shutdown_timeout(Duration::from_millis(200));
+        // What is queued leaves within a millisecond; a runtime that is shut down at once would drop it.
+        std::thread::sleep(Duration::from_millis(100));
+        self.runtime.shutdown_timeout(Duration::from_millis(200));
     }
 }
 

@@ -127,11 +127,8 @@ impl Canvas {
     /// A canvas for an image of `size`, painted `factor` times as large.
     pub(super) fn new(size: u32, factor: u32, pose: Pose) -> Self {
         let side = size * factor;
-        #[expect(
-            clippy::expect_used,
-            reason = "a pixmap exists for every side from 1 to 2^14, and sizes end at 2^10"
-        )]
-        let pixels = Pixmap::new(side, side).expect("a canvas has a size from 1 to 4096 pixels");
+        // There is a pixmap for every side from 1 to 2^14, and `face` asks for none beyond.
+        let pixels = Pixmap::new(side, side).expect("a canvas has a side from 1 to 16384 pixels");
         let unit = side as f32 / 100.0;
         let frame = Transform::from_scale(unit, unit);
         // Series of sine and cosine: for these few degrees exact to a thousandth of a unit, and the same everywhere.

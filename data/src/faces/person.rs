@@ -5,6 +5,7 @@
 use began::random::{Purpose, Stream};
 
 use super::canvas::{Colour, Pose};
+use super::palette::{BACKDROPS, BRIGHT_HAIRS, CLOTHES, HAIRS, IRISES, SKINS};
 
 /// Not the lane of any trainer: made-up images of benches and made-up faces share a purpose.
 const LANE: u32 = u32::MAX;
@@ -165,75 +166,6 @@ pub(super) struct Person {
     pub(super) neckline: Neckline,
     pose: Pose,
 }
-
-const BACKDROPS: [[u8; 3]; 12] = [
-    [122, 190, 226],
-    [246, 205, 97],
-    [158, 212, 168],
-    [240, 142, 122],
-    [183, 160, 220],
-    [246, 236, 212],
-    [72, 120, 178],
-    [58, 148, 138],
-    [226, 108, 142],
-    [70, 74, 100],
-    [208, 220, 230],
-    [200, 128, 70],
-];
-
-const SKINS: [[u8; 3]; 8] = [
-    [255, 224, 202],
-    [250, 208, 176],
-    [240, 190, 150],
-    [224, 168, 124],
-    [200, 140, 98],
-    [168, 110, 72],
-    [132, 84, 56],
-    [100, 62, 44],
-];
-
-const HAIRS: [[u8; 3]; 12] = [
-    [34, 28, 34],
-    [34, 28, 34],
-    [66, 42, 30],
-    [66, 42, 30],
-    [110, 68, 38],
-    [146, 60, 34],
-    [214, 106, 44],
-    [232, 184, 90],
-    [232, 184, 90],
-    [246, 226, 170],
-    [176, 176, 184],
-    [34, 28, 34],
-];
-
-const BRIGHT_HAIRS: [[u8; 3]; 4] = [
-    [238, 110, 170],
-    [70, 120, 220],
-    [40, 170, 160],
-    [140, 80, 190],
-];
-
-const IRISES: [[u8; 3]; 5] = [
-    [72, 44, 26],
-    [104, 66, 30],
-    [46, 108, 176],
-    [60, 126, 76],
-    [92, 104, 116],
-];
-
-const CLOTHES: [[u8; 3]; 10] = [
-    [206, 58, 60],
-    [44, 92, 168],
-    [50, 132, 92],
-    [244, 190, 64],
-    [240, 240, 236],
-    [52, 54, 66],
-    [132, 84, 166],
-    [236, 130, 70],
-    [90, 170, 200],
-    [224, 140, 170],
-];
 
 /// Darker than fair skin and lighter than dark skin: a mouth is seen on both.
 fn lips(skin: Colour, redness: f32) -> Colour {

@@ -1,0 +1,6 @@
+//! The launcher's programs as processes, with stand-ins for the coordinator and the trainers.
+
+mod agent;
+mod launch;
+mod made_up_data;
+mod programs;
