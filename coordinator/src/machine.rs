@@ -325,6 +325,8 @@ fn ignore(out: &mut Decisions, connection: ConnectionId, why: String) {
 }
 
 #[cfg(test)]
+mod made_up;
+#[cfg(test)]
 mod scenarios;
 #[cfg(test)]
 mod simulation;

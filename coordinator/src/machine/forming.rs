@@ -129,13 +129,14 @@ impl Machine {
             self.plan.world.is_multiple_of(a_node).then(|| self.plan.world / a_node)
         };
         let Some(nodes) = self.plan.nodes.or_else(guess) else {
-            return "none of them said which".into();
+            let came: Vec<String> = here.iter().take(16).map(name).collect();
+            return if came.is_empty() { "nobody came".into() } else { format!("those that came are {}", came.join(", ")) };
         };
         let a_node = self.plan.world / nodes;
         let missing: Vec<String> = (0..nodes)
             .flat_map(|node| (0..a_node).map(move |local_rank| (node, local_rank)))
             .filter(|place| !here.contains(place))
-            .map(|(node, local_rank)| format!("(node {node}, local rank {local_rank})"))
+            .map(|place| name(&place))
             .collect();
         match missing.len() {
             0 => "places beyond the expected ones came instead".into(),
@@ -144,6 +145,10 @@ impl Machine {
             _ => format!("missing are {}", missing.join(", ")),
         }
     }
+}
+
+fn name(&(node, local_rank): &(u32, u32)) -> String {
+    format!("(node {node}, local rank {local_rank})")
 }
 
 fn place(member: &Member) -> (u32, u32) {

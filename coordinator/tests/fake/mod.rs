@@ -107,7 +107,7 @@ pub fn hello(node: u32, local_rank: u32) -> Hello {
         node,
         local_rank,
         host: "here".into(),
-        pid: 1000 + local_rank,
+        pid: 1000,
         device: "cpu".into(),
         software: "fake".into(),
         step: None,

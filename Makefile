@@ -1,0 +1,60 @@
+# began: two commands do everything on a machine with Rust, Python 3 with pip, a C++ compiler and make:
+#   make demo    set up, build, train on made-up faces across processes, leave pictures
+#   make test    set up, build, run all tests
+# Both fetch only from PyPI and crates.io, and go on where they were interrupted.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+DEMO ?= runs/demo
+DEMO_STEPS ?= 3000
+
+.PHONY: help setup build demo test lint doc bench conform clean
+
+help: ## what there is to make
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: ## fetch libtorch 2.11.0 from PyPI into third_party/ (once; skipped where LIBTORCH points at one)
+	@$(PYTHON) setup/libtorch.py
+
+build: setup ## build launcher, coordinator and trainer into bin/
+	@echo "build: compiling (the first time takes a few minutes)"
+	cargo build --workspace --bins
+	@mkdir -p bin && for name in launcher coordinator trainer; do ln -sf ../target/debug/$$name bin/$$name; done
+
+demo: build ## train on made-up faces with two trainers; pictures in runs/demo/samples
+	@if [ -f $(DEMO)/run.toml ]; then \
+	  echo "demo: $(DEMO) is there; going on with it"; \
+	  bin/launcher resume $(DEMO) --gpus 2 --device cpu; \
+	else \
+	  [ -f prepared/faces-32/manifest.json ] || bin/trainer prepare synthetic:faces --out prepared/faces-32 --size 32 --count 6000 --seed 1; \
+	  bin/launcher --nodes 1 --gpus 2 --device cpu --preset demo --set run.steps=$(DEMO_STEPS) --data prepared/faces-32 --run $(DEMO); \
+	fi
+	@echo "demo: pictures in $(DEMO)/samples, the newest:" && ls $(DEMO)/samples | tail -1
+
+test: export BEGAN_BINARIES := $(CURDIR)/target/debug
+test: build ## all tests
+	@if cargo nextest --version >/dev/null 2>&1; then \
+	  cargo nextest run --workspace --no-fail-fast; \
+	else \
+	  cargo test --workspace --no-fail-fast; \
+	fi
+
+lint: setup ## format check, clippy and docs, warnings as errors
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
+
+doc: setup ## the API's documentation, in target/doc
+	cargo doc --workspace --no-deps
+
+bench: build ## images/s of the training step, beside PyTorch's ways to write it, one thread each
+	@$(PYTHON) benches/step.py
+
+conform: build ## the step against fixtures made by PyTorch
+	@for fixture in tests/fixtures/*.safetensors; do bin/trainer conform $$fixture --quiet || exit 1; done
+
+clean: ## remove what was built (libtorch and runs stay)
+	cargo clean
+	rm -rf bin

@@ -1,0 +1,84 @@
+//! What the tests of the machine are made of: a plan, trainers' words, and the truth they are held against.
+
+use std::time::Duration;
+
+use began::config::RunConfig;
+use began::order::SampleOrder;
+use began::{Equilibrium, Generation, Lane, LaneLosses, Step};
+
+use super::event::{Body, ConnectionId, Event, Hello, Said, TrainerId};
+use super::plan::Plan;
+
+/// The run's name.
+pub(super) const RUN: &str = "a run";
+
+pub(super) fn plan(world: u32, lanes: u32, change: impl FnOnce(&mut Plan)) -> Plan {
+    let mut config = RunConfig::default();
+    config.run.lanes = lanes;
+    config.run.batch = 2;
+    config.run.steps = 30;
+    config.run.checkpoint_every = 8;
+    config.run.digest_every = 5;
+    config.run.sample_every = 10;
+    config.run.heartbeat_timeout = 1.0;
+    config.run.step_timeout = 20.0;
+    config.optimizer.stall_window = 6;
+    config.objective.lambda_k = 0.05;
+    let order = SampleOrder::new(1, vec![9, 14, 3], lanes, 2).unwrap();
+    let mut plan = Plan {
+        run: RUN.into(),
+        config,
+        order,
+        world,
+        nodes: None,
+        resume: None,
+        checkpoints: vec![],
+        generation: Generation(0),
+        accept_changed_checkpoint: false,
+        forming_timeout: Duration::from_secs(5),
+        resume_command: "launcher resume runs/x".into(),
+    };
+    change(&mut plan);
+    plan
+}
+
+/// Trainers on nodes of two.
+pub(super) fn hello(index: u32) -> Hello {
+    Hello {
+        version: began_proto::VERSION,
+        trainer: TrainerId(format!("trainer {index}")),
+        node: index / 2,
+        local_rank: index % 2,
+        host: "here".into(),
+        pid: 100 + index,
+        device: "cpu".into(),
+        software: "made up".into(),
+    }
+}
+
+pub(super) fn said(index: u32, generation: u64, body: Body) -> Event {
+    let message = Said { run: RUN.into(), generation: Generation(generation), body };
+    Event::Said { connection: ConnectionId(index.into()), message }
+}
+
+/// The losses of a lane in a step, whoever computes it.
+pub(super) fn loss(step: Step, lane: u32) -> LaneLosses {
+    let wave = ((step.0 * 37 + u64::from(lane) * 11) % 101) as f64 / 101.0;
+    LaneLosses { real: 0.4 + 0.1 * wave, fake: 0.25 - 0.07 * wave }
+}
+
+pub(super) fn losses(step: Step, lanes: std::ops::Range<u32>) -> Vec<(Lane, LaneLosses)> {
+    lanes.map(|lane| (Lane(lane), loss(step, lane))).collect()
+}
+
+/// The equilibrium of every step of an undisturbed run, from its start to its end.
+pub(super) fn truth(plan: &Plan) -> Vec<Equilibrium> {
+    let config = &plan.config;
+    let mut all = vec![Equilibrium::start(&config.optimizer)];
+    for step in (0..config.run.steps).map(Step) {
+        let losses: Vec<LaneLosses> = (0..config.run.lanes).map(|lane| loss(step, lane)).collect();
+        let (next, _) = all[all.len() - 1].advance(&config.objective, &config.optimizer, &losses).unwrap();
+        all.push(next);
+    }
+    all
+}
