@@ -68,7 +68,7 @@ impl Running {
             digests: DigestBook::new(size),
             asked,
             checkpoints_due: BTreeSet::new(),
-            samples_due: BTreeSet::new(),
+            samples_due: orders.sample.then_some(step.next()).into_iter().collect(),
             unproven: None,
             stopping: None,
             pace: VecDeque::from([now]),
@@ -179,6 +179,11 @@ impl Machine {
         let done = given.orders;
         let orders = if done.stop { Default::default() } else { running.asked.orders(state, &config.run) };
         let next = Given { equilibrium, m_global: record.m_global, orders };
+        // Due from the moment it is ordered: samples need no equilibrium, so they may be drawn before the last losses of
+        // their step arrive here on another stream.
+        if orders.sample {
+            running.samples_due.insert(state.next());
+        }
         let why = format!("step {step} is complete");
         send(out, running.world.clone(), Message::Equilibrium(next), why.clone());
 
@@ -199,9 +204,6 @@ impl Machine {
         }
         if done.checkpoint {
             running.checkpoints_due.insert(state);
-        }
-        if done.sample {
-            running.samples_due.insert(state);
         }
         let images_per_second = running.images_per_second(f64::from(lanes) * f64::from(config.run.batch));
         let generation = self.generation;
@@ -341,7 +343,8 @@ impl Machine {
         let Phase::Running(running) = &self.phase else { return };
         let Some(step) = running.stopping else { return };
         let owed = running.digests.is_waiting() || running.checkpoints_due.contains(&step);
-        let drawing = !running.samples_due.is_empty() && now.saturating_sub(running.since) <= SAMPLE_WAIT;
+        let patience = SAMPLE_WAIT.min(self.step_timeout() / 2);
+        let drawing = !running.samples_due.is_empty() && now.saturating_sub(running.since) <= patience;
         if owed || drawing {
             return;
         }
@@ -373,7 +376,7 @@ impl Machine {
         let lanes = self.plan.config.run.lanes;
         let world = || self.members.iter().filter(|member| member.rank.is_some());
         let describe = |member: &Member| format!("{}, {}", member.describe(), member.doing(now));
-        let (what, owing): (String, Vec<&Member>) = match running.stopping {
+        let (what, blamed): (String, Vec<&Member>) = match running.stopping {
             Some(step) => {
                 let missing = running.digests.missing();
                 let writes = !running.checkpoints_due.is_empty();
@@ -383,13 +386,13 @@ impl Machine {
                 (format!("the last orders, at step {step},"), world().filter(owes).collect())
             }
             None => {
+                // Those who only wait for others are not to blame, unless everyone says so.
                 let owes = |member: &&Member| running.losses.owes(member.lanes(running.world_size(), lanes));
-                (format!("step {}", running.step()), world().filter(owes).collect())
+                let busy: Vec<&Member> = world().filter(|member| member.is_busy()).collect();
+                let blamed = if busy.is_empty() { world().filter(owes).collect() } else { busy };
+                (format!("step {}", running.step()), blamed)
             }
         };
-        // Those who only wait for others are not to blame, unless everyone says so.
-        let busy: Vec<&Member> = world().filter(|member| member.is_busy()).collect();
-        let blamed = if busy.is_empty() { owing } else { busy };
         let mut named: Vec<&&Member> = blamed.iter().collect();
         named.sort_by_key(|member| member.rank);
         let who: Vec<String> = named.iter().take(8).map(|member| describe(member)).collect();
