@@ -8,7 +8,6 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 DEMO ?= runs/demo
-DEMO_STEPS ?= 3000
 
 .PHONY: help setup build demo test lint doc bench conform clean
 
@@ -29,7 +28,7 @@ demo: build ## train on made-up faces with two trainers; pictures in runs/demo/s
 	  bin/launcher resume $(DEMO) --gpus 2 --device cpu; \
 	else \
 	  [ -f prepared/faces-32/manifest.json ] || bin/trainer prepare synthetic:faces --out prepared/faces-32 --size 32 --count 6000 --seed 1; \
-	  bin/launcher --nodes 1 --gpus 2 --device cpu --preset demo --set run.steps=$(DEMO_STEPS) --data prepared/faces-32 --run $(DEMO); \
+	  bin/launcher --nodes 1 --gpus 2 --device cpu --preset demo --data prepared/faces-32 --run $(DEMO); \
 	fi
 	@echo "demo: pictures in $(DEMO)/samples, the newest:" && ls $(DEMO)/samples | tail -1
 

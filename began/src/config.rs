@@ -260,7 +260,7 @@ impl RunConfig {
                 config.objective = Objective { gamma: 1.0, carry_steps: 0, ..config.objective };
                 config.optimizer = Optimizer { rate: 3e-4, rate_floor: 1e-4, ..config.optimizer };
                 config.run = Run {
-                    steps: 4_000,
+                    steps: 3_000,
                     batch: 8,
                     checkpoint_every: 500,
                     sample_every: 250,
@@ -293,8 +293,7 @@ impl RunConfig {
     /// # Errors
     /// If it is not an assignment, the key is unknown or the value of the wrong kind.
     pub fn set(&self, assignment: &str) -> Result<Self, ConfigError> {
-        let (key, value) =
-            assignment.split_once('=').ok_or_else(|| ConfigError::NotAnAssignment(assignment.into()))?;
+        let (key, value) = assignment.split_once('=').ok_or_else(|| ConfigError::NotAnAssignment(assignment.into()))?;
         let (key, value) = (key.trim(), value.trim());
         if key.is_empty() || value.is_empty() {
             return Err(ConfigError::NotAnAssignment(assignment.into()));
@@ -339,7 +338,9 @@ impl RunConfig {
         let table = self.to_table();
         let sections = table.iter().filter_map(|(section, keys)| Some((section, keys.as_table()?)));
         sections
-            .flat_map(|(section, keys)| keys.iter().map(move |(key, value)| (format!("{section}.{key}"), value.to_string())))
+            .flat_map(|(section, keys)| {
+                keys.iter().map(move |(key, value)| (format!("{section}.{key}"), value.to_string()))
+            })
             .collect()
     }
 
@@ -364,7 +365,12 @@ impl RunConfig {
         check((0.0..1.0).contains(&optimizer.beta1), "optimizer.beta1", "at least 0 and below 1", optimizer.beta1)?;
         check((0.0..1.0).contains(&optimizer.beta2), "optimizer.beta2", "at least 0 and below 1", optimizer.beta2)?;
         check(positive(optimizer.epsilon), "optimizer.epsilon", "a number above 0", optimizer.epsilon)?;
-        check(not_negative(optimizer.rate_floor), "optimizer.rate_floor", "a number of at least 0", optimizer.rate_floor)?;
+        check(
+            not_negative(optimizer.rate_floor),
+            "optimizer.rate_floor",
+            "a number of at least 0",
+            optimizer.rate_floor,
+        )?;
         check(
             positive(optimizer.stall_factor) && optimizer.stall_factor < 1.0,
             "optimizer.stall_factor",

@@ -59,12 +59,7 @@ impl<T> Fold<T> {
     ///
     /// # Errors
     /// The first error of `add`.
-    pub fn push<E>(
-        &mut self,
-        span: Range<u32>,
-        value: T,
-        mut add: impl FnMut(T, T) -> Result<T, E>,
-    ) -> Result<(), E> {
+    pub fn push<E>(&mut self, span: Range<u32>, value: T, mut add: impl FnMut(T, T) -> Result<T, E>) -> Result<(), E> {
         self.stack.push((span, value));
         while let [.., (left, _), (right, _)] = self.stack.as_slice() {
             let whole = left.start..right.end;

@@ -285,10 +285,14 @@ impl Work {
     fn send(&mut self, to: &[ConnectionId], message: &Message, why: &str) {
         let message = self.actor.letterhead.message(self.actor.machine.generation(), message, why);
         for connection in to {
-            let Some(outlet) = self.outlets.get(connection) else { continue };
+            let Some(outlet) = self.outlets.get(connection) else {
+                continue;
+            };
             let reason = match outlet.queue.try_send(Ok(message.clone())) {
                 Ok(()) => continue,
-                Err(mpsc::error::TrySendError::Full(_)) => format!("it left {OUTGOING} messages unread"),
+                Err(mpsc::error::TrySendError::Full(_)) => {
+                    format!("it left {OUTGOING} messages unread")
+                }
                 Err(mpsc::error::TrySendError::Closed(_)) => "its stream is closed".to_owned(),
             };
             self.outlets.remove(connection);

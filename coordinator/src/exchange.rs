@@ -85,7 +85,7 @@ impl Exchange {
             }
         };
         get.keys.iter().try_for_each(|key| check_key(key))?;
-        if !(get.wait_seconds >= 0.0) {
+        if get.wait_seconds.is_nan() || get.wait_seconds < 0.0 {
             return Err(Status::invalid_argument(format!("wait_seconds must be at least 0, got {}", get.wait_seconds)));
         }
         let wait = Duration::try_from_secs_f64(get.wait_seconds).unwrap_or(LONGEST_WAIT).min(LONGEST_WAIT);
@@ -316,7 +316,11 @@ mod tests {
         assert_eq!(exchange.serve(get(&["n"], 0.0)).await?.values, [b"3"]);
         assert!(exchange.serve(add(i64::MAX)).await.is_err());
         let swap = |expected: &[u8], desired: &[u8]| {
-            ask(Op::CompareSet(ExchangeCompareSet { key: "c".into(), expected: expected.into(), desired: desired.into() }))
+            ask(Op::CompareSet(ExchangeCompareSet {
+                key: "c".into(),
+                expected: expected.into(),
+                desired: desired.into(),
+            }))
         };
         assert_eq!(exchange.serve(swap(b"", b"1")).await?.values, [b"1"]);
         assert_eq!(exchange.serve(swap(b"0", b"2")).await?.values, [b"1"]);

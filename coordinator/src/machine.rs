@@ -10,6 +10,7 @@
 
 mod clock;
 mod digests;
+mod duties;
 mod event;
 mod forming;
 mod generation;
@@ -137,7 +138,13 @@ impl Machine {
         }
         let member = match self.members.on_mut(connection) {
             Some(member) => member,
-            None => return ignore(out, connection, "a message before hello, or from a trainer that is not in the run".into()),
+            None => {
+                return ignore(
+                    out,
+                    connection,
+                    "a message before hello, or from a trainer that is not in the run".into(),
+                );
+            }
         };
         if run != self.plan.run {
             let why = format!("{}: a message for run {run:?}, this is {:?}", member.describe(), self.plan.run);
@@ -181,13 +188,17 @@ impl Machine {
     }
 
     fn broken(&mut self, connection: ConnectionId, reason: &str, now: Duration, out: &mut Decisions) {
-        let Some(member) = self.members.on(connection) else { return };
-        let text = format!("{} is lost: {reason}; it was {}", member.describe(), member.doing(now));
+        let Some(member) = self.members.on(connection) else {
+            return;
+        };
+        let text = format!("{} is lost: {reason}; {}", member.describe(), member.last_doing());
         self.lost(connection, text, now, out);
     }
 
     fn failed(&mut self, connection: ConnectionId, reason: &str, now: Duration, out: &mut Decisions) {
-        let Some(member) = self.members.on(connection) else { return };
+        let Some(member) = self.members.on(connection) else {
+            return;
+        };
         let text = format!("{} failed: {reason}", member.describe());
         match self.phase {
             // One that cannot start will not start the next time either: nothing to wait for.
@@ -206,7 +217,9 @@ impl Machine {
             return;
         }
         let needed = self.is_needed(connection);
-        let Some(member) = self.members.remove(connection) else { return };
+        let Some(member) = self.members.remove(connection) else {
+            return;
+        };
         self.note_about("lost", &member, text.clone(), out);
         match &mut self.phase {
             Phase::Running(_) if needed => self.end_generation(Cause::Lost(text), now, out),
@@ -231,13 +244,15 @@ impl Machine {
         }
         let limit = self.heartbeat_timeout();
         for connection in self.members.silent(now, limit) {
-            let Some(member) = self.members.on(connection) else { continue };
+            let Some(member) = self.members.on(connection) else {
+                continue;
+            };
             let silence = member.silence(now).as_secs_f64();
             let text = format!(
-                "{} is silent for {silence:.1} s (run.heartbeat_timeout is {} s); it was {}",
+                "{} has been silent for {silence:.1} s (run.heartbeat_timeout is {} s); {}",
                 member.describe(),
                 self.plan.config.run.heartbeat_timeout,
-                member.doing(now)
+                member.last_doing()
             );
             // Its stream is still open: should it wake up, it must not go on by itself.
             send(out, vec![connection], Message::Stop { failed: true }, text.clone());

@@ -94,7 +94,9 @@ async fn run(arguments: Arguments) -> ExitCode {
     };
     let address = coordinator.address();
     if !address.ip().is_loopback() {
-        tracing::warn!("{address} is reachable from other machines, and whoever reaches it can join or stop the run: nothing is authenticated");
+        tracing::warn!(
+            "{address} is reachable from other machines, and whoever reaches it can join or stop the run: nothing is authenticated"
+        );
     }
     tokio::spawn(heed_signals(coordinator.handle(), term, interrupt, arguments.supervised));
     if arguments.supervised {

@@ -76,7 +76,8 @@ impl Recorder {
         let (queue, commands) = sync_channel(QUEUE);
         let lost = Arc::new(AtomicU64::new(0));
         let recorder = Self { queue, lost: lost.clone() };
-        let desk = Desk { run, journal, keep, trouble, lost, board: Board::Unopened, unwritten: Vec::new(), retry: None };
+        let desk =
+            Desk { run, journal, keep, trouble, lost, board: Board::Unopened, unwritten: Vec::new(), retry: None };
         let thread = thread::Builder::new().name("recorder".into()).spawn(move || desk.work(&commands))?;
         Ok((recorder.clone(), Recording { recorder, thread }))
     }
@@ -254,8 +255,12 @@ impl Desk {
             Ok((Some((width, height)), png)) => {
                 self.board(|board| board.image(wall_clock(), step.0, "samples", width, height, png));
             }
-            Ok((None, _)) => tracing::debug!(path = %path.display(), "not a PNG, TensorBoard goes without it"),
-            Err(error) => tracing::debug!(path = %path.display(), %error, "no samples for TensorBoard"),
+            Ok((None, _)) => {
+                tracing::debug!(path = %path.display(), "not a PNG, TensorBoard goes without it")
+            }
+            Err(error) => {
+                tracing::debug!(path = %path.display(), %error, "no samples for TensorBoard")
+            }
         }
     }
 }
@@ -267,4 +272,67 @@ fn png_size(png: &[u8]) -> Option<(u32, u32)> {
     }
     let number = |at: usize| Some(u32::from_be_bytes(png.get(at..at + 4)?.try_into().ok()?));
     Some((number(16)?, number(20)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use began::RunConfig;
+    use began_record::{EventRow, RunManifest};
+    use std::sync::Mutex;
+
+    type Result = std::result::Result<(), Box<dyn std::error::Error>>;
+
+    fn event(text: &str) -> Record {
+        Record::Entry(Entry::Event(EventRow {
+            time: 0.0,
+            kind: "test".into(),
+            text: text.into(),
+            step: 0,
+            generation: 1,
+            rank: None,
+            node: None,
+        }))
+    }
+
+    #[test]
+    fn a_journal_that_cannot_be_written_is_complained_about_and_caught_up_with_later() -> Result {
+        let folder = tempfile::tempdir()?;
+        let manifest = RunManifest::new(&RunConfig::default(), String::new());
+        let run = RunDir::create(&folder.path().join("run"), &RunConfig::default(), &manifest)?;
+        let journal = Journal::create_or_open(&run)?;
+        let complaints = Arc::new(Mutex::new(Vec::new()));
+        let heard = complaints.clone();
+        let trouble = Box::new(move |text| {
+            if let Ok(mut heard) = heard.lock() {
+                heard.push(text);
+            }
+        });
+        let keep = Keep { newest: 1, every: 0 };
+        let (recorder, recording) = Recorder::start(run.clone(), journal, keep, trouble)?;
+
+        rusqlite::Connection::open(run.journal())?.execute_batch("DROP TABLE events")?;
+        recorder.record(event("while it fails"));
+        let until = Instant::now() + Duration::from_secs(5);
+        while complaints.lock().is_ok_and(|heard| heard.is_empty()) && Instant::now() < until {
+            thread::sleep(Duration::from_millis(10));
+        }
+        let heard = complaints.lock().map(|heard| heard.join("; ")).unwrap_or_default();
+        assert!(heard.contains("the run goes on without a record (1 entries wait"), "{heard}");
+
+        drop(Journal::create_or_open(&run)?);
+        recorder.record(event("after it was mended"));
+        recording.finish(Duration::from_secs(5));
+        let kept: Vec<String> = Journal::read(&run)?.events()?.into_iter().map(|e| e.text).collect();
+        assert_eq!(kept, ["while it fails", "after it was mended"]);
+        Ok(())
+    }
+
+    #[test]
+    fn only_a_png_has_a_size() {
+        assert_eq!(png_size(b"not a picture at all, not even close"), None);
+        let png = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x40\0\0\0\x20\x08\x02";
+        assert_eq!(png_size(png), Some((64, 32)));
+        assert_eq!(png_size(&png[..18]), None);
+    }
 }

@@ -20,7 +20,11 @@ pub struct Watchers {
 
 impl Default for Watchers {
     fn default() -> Self {
-        Self { progress: watch::Sender::new(None), events: broadcast::Sender::new(BEHIND), ended: watch::Sender::new(None) }
+        Self {
+            progress: watch::Sender::new(None),
+            events: broadcast::Sender::new(BEHIND),
+            ended: watch::Sender::new(None),
+        }
     }
 }
 

@@ -62,7 +62,9 @@ pub fn said(message: proto::TrainerMessage) -> Result<Said, String> {
         Wire::Checkpoint(written) => {
             Body::Checkpoint(Written { step: step(written.step)?, error: clean(&written.error, TEXT) })
         }
-        Wire::Sample(written) => Body::Sample(Written { step: step(written.step)?, error: clean(&written.error, TEXT) }),
+        Wire::Sample(written) => {
+            Body::Sample(Written { step: step(written.step)?, error: clean(&written.error, TEXT) })
+        }
         Wire::Held(held) => Body::Held { step: step(held.step)?, losses: lanes(&held.losses) },
         Wire::Failure(failure) => Body::Failure(clean(&failure.reason, TEXT)),
     };

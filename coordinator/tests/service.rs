@@ -3,7 +3,6 @@
 mod fake;
 
 use began_proto::v1::control_request::Action;
-use began_proto::v1::coordinator_message::Body as Down;
 use began_proto::v1::exchange_request::Op;
 use began_proto::v1::trainer_message::Body as Up;
 use began_proto::v1::watch_event::Body as Seen;
@@ -55,7 +54,9 @@ async fn two_trainers_go_through_twenty_steps_and_everything_is_on_record() -> R
     while let Some(event) = watch.next().await {
         match event?.body {
             Some(Seen::Event(event)) => kinds.push(event.kind),
-            Some(Seen::Progress(progress)) => assert_eq!((progress.steps, progress.world_size), (20, 2)),
+            Some(Seen::Progress(progress)) => {
+                assert_eq!((progress.steps, progress.world_size), (20, 2))
+            }
             Some(Seen::Ended(end)) => kinds.push(format!("ended {} {}", end.failed, end.step)),
             None => {}
         }
@@ -181,7 +182,11 @@ async fn unfit_trainers_are_refused_by_a_sentence() -> Result {
     let coordinator = run.coordinator(2).await?;
     let address = coordinator.address();
     let refused = |hello| async move {
-        Trainer::join(address, hello, std::path::Path::new("")).await.err().map(|why| why.to_string()).unwrap_or_default()
+        Trainer::join(address, hello, std::path::Path::new(""))
+            .await
+            .err()
+            .map(|why| why.to_string())
+            .unwrap_or_default()
     };
     let mut old = hello(0, 0);
     old.version = 99;
@@ -258,7 +263,9 @@ async fn health_and_reflection_answer() -> Result {
     let mut client = ServerReflectionClient::new(channel);
     let mut answers = client.server_reflection_info(tokio_stream::once(list)).await?.into_inner();
     let answer = answers.next().await.ok_or("no answer")??.message_response;
-    let Some(MessageResponse::ListServicesResponse(services)) = answer else { return Err("no list".into()) };
+    let Some(MessageResponse::ListServicesResponse(services)) = answer else {
+        return Err("no list".into());
+    };
     assert!(services.service.iter().any(|service| service.name == "began.v1.Coordinator"));
     Ok(())
 }
@@ -305,11 +312,8 @@ async fn hostile_messages_change_nothing() -> Result {
     }
     let lane = |lane, real| LaneLosses { lane, real, fake: f64::NEG_INFINITY };
     let losses = |step, lanes| Up::Losses(StepLosses { step, lanes, step_seconds: f64::NAN, waited_seconds: -1.0 });
-    let digest = |step| Up::Digest(StateDigest {
-        step,
-        digest: "x".repeat(5000),
-        tensors: vec![TensorDigest::default(); 1000],
-    });
+    let digest =
+        |step| Up::Digest(StateDigest { step, digest: "x".repeat(5000), tensors: vec![TensorDigest::default(); 1000] });
     for body in [
         losses(u64::MAX, vec![lane(0, f64::NAN)]),
         losses(0, vec![lane(u32::MAX, f64::NAN)]),

@@ -14,9 +14,7 @@ pub(crate) const SUFFIX: &str = ".unfinished";
 
 /// Writes `parts`, one after the other, to `path`.
 pub(crate) fn write(path: &Path, parts: &[&[u8]]) -> Result<(), DataError> {
-    let aside = Aside {
-        path: with_suffix(path),
-    };
+    let aside = Aside { path: with_suffix(path) };
     let named = |action| DataError::io(action, path);
     let mut file = File::create(&aside.path).map_err(named("write"))?;
     for part in parts {
@@ -32,19 +30,13 @@ pub(crate) fn write(path: &Path, parts: &[&[u8]]) -> Result<(), DataError> {
 
 /// Whether `path` could be written: an error now, not after minutes of work.
 pub(crate) fn probe(path: &Path) -> Result<(), DataError> {
-    let aside = Aside {
-        path: with_suffix(path),
-    };
-    File::create(&aside.path)
-        .map(drop)
-        .map_err(DataError::io("write", path))
+    let aside = Aside { path: with_suffix(path) };
+    File::create(&aside.path).map(drop).map_err(DataError::io("write", path))
 }
 
 /// Makes the names in a folder durable.
 pub(crate) fn sync_folder(dir: &Path) -> Result<(), DataError> {
-    File::open(dir)
-        .and_then(|dir| dir.sync_all())
-        .map_err(DataError::io("sync", dir))
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(DataError::io("sync", dir))
 }
 
 fn with_suffix(path: &Path) -> PathBuf {
@@ -70,14 +62,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_that_cannot_be_renamed_into_place_leaves_nothing_aside()
-    -> Result<(), Box<dyn std::error::Error>> {
+    fn a_file_that_cannot_be_renamed_into_place_leaves_nothing_aside() -> Result<(), Box<dyn std::error::Error>> {
         let dir = tempfile::tempdir()?;
         let path = dir.path().join("taken");
         fs::create_dir(&path)?;
-        let error = write(&path, &[b"text"])
-            .err()
-            .ok_or("written over a folder")?;
+        let error = write(&path, &[b"text"]).err().ok_or("written over a folder")?;
         assert!(error.to_string().contains("taken"), "{error}");
         assert_eq!(fs::read_dir(dir.path())?.count(), 1);
         Ok(())

@@ -46,19 +46,10 @@ impl DataSet {
                 let file = File::open(&path).map_err(DataError::io("open", &path))?;
                 let map = mapping::map(&file).map_err(DataError::io("map", &path))?;
                 let start = shard::check(&path, &map, entry.samples, manifest.size)?;
-                Ok(MappedShard {
-                    path,
-                    map,
-                    start,
-                    hash: OnceLock::new(),
-                })
+                Ok(MappedShard { path, map, start, hash: OnceLock::new() })
             })
             .collect::<Result<_, DataError>>()?;
-        Ok(DataSet {
-            dir: dir.to_owned(),
-            manifest,
-            shards,
-        })
+        Ok(DataSet { dir: dir.to_owned(), manifest, shards })
     }
 
     /// What the set says of itself.
@@ -86,13 +77,11 @@ impl DataSet {
     }
 
     fn shard(&self, shard: u32) -> Result<&MappedShard, DataError> {
-        self.shards
-            .get(shard as usize)
-            .ok_or_else(|| DataError::NoSuchShard {
-                dir: self.dir.clone(),
-                shard,
-                shards: self.shards.len(),
-            })
+        self.shards.get(shard as usize).ok_or_else(|| DataError::NoSuchShard {
+            dir: self.dir.clone(),
+            shard,
+            shards: self.shards.len(),
+        })
     }
 
     /// The file of a shard, for messages.
@@ -109,17 +98,11 @@ impl DataSet {
     pub fn verify_shard(&self, shard: u32) -> Result<(), DataError> {
         let mapped = self.shard(shard)?;
         let expected = &self.manifest.shards[shard as usize].blake3;
-        let found = mapped
-            .hash
-            .get_or_init(|| blake3::hash(&mapped.map).to_hex().to_string());
+        let found = mapped.hash.get_or_init(|| blake3::hash(&mapped.map).to_hex().to_string());
         if found == expected {
             return Ok(());
         }
-        Err(DataError::ShardHash {
-            path: mapped.path.clone(),
-            expected: expected.clone(),
-            found: found.clone(),
-        })
+        Err(DataError::ShardHash { path: mapped.path.clone(), expected: expected.clone(), found: found.clone() })
     }
 
     /// One image: `[3,size,size]`, red plane first, rows from the top.
@@ -130,11 +113,7 @@ impl DataSet {
         let mapped = self.shard(shard)?;
         let samples = self.manifest.shards[shard as usize].samples;
         if index >= samples {
-            return Err(DataError::NoSuchImage {
-                path: mapped.path.clone(),
-                index,
-                samples,
-            });
+            return Err(DataError::NoSuchImage { path: mapped.path.clone(), index, samples });
         }
         let bytes = shard::image_bytes(self.size());
         // Inside the map: `open` checked that it holds `samples` images from `start`.

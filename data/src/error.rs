@@ -150,9 +150,7 @@ pub enum DataError {
         reason: String,
     },
     /// With `--strict`, an image that would have been skipped.
-    #[error(
-        "{name} in {source_name} cannot be used: {reason} (without --strict it would be skipped)"
-    )]
+    #[error("{name} in {source_name} cannot be used: {reason} (without --strict it would be skipped)")]
     Strict {
         /// The source, as given.
         source_name: String,
@@ -195,15 +193,8 @@ pub enum DataError {
 
 impl DataError {
     /// For `map_err`: the system refused `action` on `path`.
-    pub(crate) fn io(
-        action: &'static str,
-        path: impl Into<PathBuf>,
-    ) -> impl FnOnce(io::Error) -> DataError {
+    pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> DataError {
         let path = path.into();
-        move |cause| DataError::Io {
-            action,
-            path,
-            cause,
-        }
+        move |cause| DataError::Io { action, path, cause }
     }
 }

@@ -59,11 +59,7 @@ mod tests {
     #[test]
     fn a_face_is_a_function_of_its_seed_index_and_size() {
         let alone: Vec<_> = (0..40).map(|index| face(7, index, 32)).collect();
-        let together: Vec<_> = (0..40u32)
-            .into_par_iter()
-            .rev()
-            .map(|index| face(7, index.into(), 32))
-            .collect();
+        let together: Vec<_> = (0..40u32).into_par_iter().rev().map(|index| face(7, index.into(), 32)).collect();
         assert!(alone.iter().eq(together.iter().rev()));
         assert_ne!(face(7, 3, 32), face(7, 4, 32));
         assert_ne!(face(7, 3, 32), face(8, 3, 32));
@@ -78,27 +74,15 @@ mod tests {
             let mut apart = 0u32;
             for (x, y, pixel) in small.enumerate_pixels() {
                 let other = large.get_pixel(x * step + step / 2, y * step + step / 2);
-                apart += pixel
-                    .0
-                    .iter()
-                    .zip(other.0)
-                    .map(|(a, b)| u32::from(a.abs_diff(b)))
-                    .sum::<u32>();
+                apart += pixel.0.iter().zip(other.0).map(|(a, b)| u32::from(a.abs_diff(b))).sum::<u32>();
             }
-            assert!(
-                apart / (16 * 16 * 3) < 24,
-                "{size} px: {}",
-                apart / (16 * 16 * 3)
-            );
+            assert!(apart / (16 * 16 * 3) < 24, "{size} px: {}", apart / (16 * 16 * 3));
         }
     }
 
     #[test]
     fn a_thousand_faces_are_a_thousand_faces() {
-        let mut faces: Vec<_> = (0..1000u64)
-            .into_par_iter()
-            .map(|index| face(0, index, 16).into_raw())
-            .collect();
+        let mut faces: Vec<_> = (0..1000u64).into_par_iter().map(|index| face(0, index, 16).into_raw()).collect();
         faces.sort_unstable();
         faces.dedup();
         assert_eq!(faces.len(), 1000);

@@ -72,13 +72,8 @@ impl fmt::Display for Doing {
         match *self {
             Doing::Starting => write!(f, "starting"),
             Doing::Planning { after: None } => write!(f, "waiting for the first plan"),
-            Doing::Planning {
-                after: Some((step, lane)),
-            } => {
-                write!(
-                    f,
-                    "waiting for the plan that follows step {step}, lane {lane}"
-                )
+            Doing::Planning { after: Some((step, lane)) } => {
+                write!(f, "waiting for the plan that follows step {step}, lane {lane}")
             }
             Doing::Verifying { shard, step, lane } => {
                 let file = shard::file_name(shard as usize);
@@ -121,31 +116,13 @@ impl Loader {
         let (ready, batches) = sync_channel(depth);
         // Room for every buffer in use at once: those ready, one in the making, and a few with the trainer.
         let (used, free) = sync_channel(depth + 4);
-        let shared = Arc::new(Shared {
-            doing: Mutex::new(Doing::Starting),
-            stop: AtomicBool::new(false),
-        });
-        let worker = Worker {
-            data: Arc::clone(&data),
-            ready,
-            free,
-            shared: Arc::clone(&shared),
-            seen: HashSet::new(),
-        };
+        let shared = Arc::new(Shared { doing: Mutex::new(Doing::Starting), stop: AtomicBool::new(false) });
+        let worker = Worker { data: Arc::clone(&data), ready, free, shared: Arc::clone(&shared), seen: HashSet::new() };
         Builder::new()
             .name("loader".into())
             .spawn(move || worker.run(plans))
-            .map_err(DataError::io(
-                "start a thread to read",
-                &data.manifest().shards[0].file,
-            ))?;
-        Ok(Loader {
-            batches,
-            used,
-            shared,
-            waited: Duration::ZERO,
-            delivered: 0,
-        })
+            .map_err(DataError::io("start a thread to read", &data.manifest().shards[0].file))?;
+        Ok(Loader { batches, used, shared, waited: Duration::ZERO, delivered: 0 })
     }
 
     /// The next batch, in the order of the plans.
@@ -169,19 +146,15 @@ impl Loader {
                 self.delivered += u64::from(batch.is_ok());
                 batch
             }
-            Err(RecvTimeoutError::Timeout) => Err(DataError::Late {
-                waited: timeout,
-                doing: self.shared.doing().to_string(),
-            }),
+            Err(RecvTimeoutError::Timeout) => {
+                Err(DataError::Late { waited: timeout, doing: self.shared.doing().to_string() })
+            }
             Err(RecvTimeoutError::Disconnected) => {
                 let reason = match self.shared.doing() {
                     Doing::Finished => "there are no more plans".to_owned(),
                     doing => format!("it stopped while it was {doing}"),
                 };
-                Err(DataError::LoaderEnded {
-                    delivered: self.delivered,
-                    reason,
-                })
+                Err(DataError::LoaderEnded { delivered: self.delivered, reason })
             }
         }
     }
@@ -263,9 +236,7 @@ impl Worker {
             }
             let image = self.data.image(shard, index)?;
             if mirrored {
-                image
-                    .chunks_exact(size)
-                    .for_each(|row| pixels.extend(row.iter().rev()));
+                image.chunks_exact(size).for_each(|row| pixels.extend(row.iter().rev()));
             } else {
                 pixels.extend_from_slice(image);
             }

@@ -98,15 +98,10 @@ impl Manifest {
     /// If there is none, it is of another format, or it was changed.
     pub fn load(dir: &Path) -> Result<Manifest, DataError> {
         let path = dir.join(FILE);
-        let bad = |reason: String| DataError::Manifest {
-            path: path.clone(),
-            reason,
-        };
+        let bad = |reason: String| DataError::Manifest { path: path.clone(), reason };
         match fs::metadata(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(DataError::NotPrepared {
-                    dir: dir.to_owned(),
-                });
+                return Err(DataError::NotPrepared { dir: dir.to_owned() });
             }
             Ok(found) if found.len() > LONGEST => {
                 return Err(bad(format!("it has {} bytes", found.len())));
@@ -115,29 +110,19 @@ impl Manifest {
         }
         let text = fs::read(&path).map_err(DataError::io("read", &path))?;
         // The format first: what another format holds is not for this program to judge.
-        let any: serde_json::Value =
-            serde_json::from_slice(&text).map_err(|error| bad(error.to_string()))?;
+        let any: serde_json::Value = serde_json::from_slice(&text).map_err(|error| bad(error.to_string()))?;
         match any.get("format") {
             Some(format) if *format == FORMAT => {}
             Some(format) => {
-                return Err(DataError::Format {
-                    path,
-                    expected: FORMAT,
-                    found: format.to_string(),
-                });
+                return Err(DataError::Format { path, expected: FORMAT, found: format.to_string() });
             }
             None => return Err(bad("it names no format".into())),
         }
-        let manifest: Manifest =
-            serde_json::from_value(any).map_err(|error| bad(error.to_string()))?;
+        let manifest: Manifest = serde_json::from_value(any).map_err(|error| bad(error.to_string()))?;
         manifest.check().map_err(bad)?;
         let found = manifest.compute_digest();
         if found != manifest.digest {
-            return Err(DataError::Digest {
-                path,
-                expected: manifest.digest,
-                found,
-            });
+            return Err(DataError::Digest { path, expected: manifest.digest, found });
         }
         Ok(manifest)
     }
@@ -145,10 +130,8 @@ impl Manifest {
     /// Writes the manifest into `dir`, whole or not at all.
     pub(crate) fn store(&self, dir: &Path) -> Result<(), DataError> {
         let path = dir.join(FILE);
-        let mut text = serde_json::to_string_pretty(self).map_err(|error| DataError::Manifest {
-            path: path.clone(),
-            reason: error.to_string(),
-        })?;
+        let mut text = serde_json::to_string_pretty(self)
+            .map_err(|error| DataError::Manifest { path: path.clone(), reason: error.to_string() })?;
         text.push('\n');
         aside::write(&path, &[text.as_bytes()])
     }
@@ -162,42 +145,25 @@ impl Manifest {
     /// What holds of every manifest of this format, or why it does not hold.
     fn check(&self) -> Result<(), String> {
         if !is_size(self.size) {
-            return Err(format!(
-                "size should be a power of two from 16 to 512 and is {}",
-                self.size
-            ));
+            return Err(format!("size should be a power of two from 16 to 512 and is {}", self.size));
         }
         if self.channels != shard::CHANNELS {
-            return Err(format!(
-                "channels should be {} and is {}",
-                shard::CHANNELS,
-                self.channels
-            ));
+            return Err(format!("channels should be {} and is {}", shard::CHANNELS, self.channels));
         }
         let mut sum = 0u64;
         for (index, shard) in self.shards.iter().enumerate() {
             // Also what keeps a manifest from naming files outside its folder.
             if shard.file != shard::file_name(index) {
-                return Err(format!(
-                    "shard {index} should be {} and is {:?}",
-                    shard::file_name(index),
-                    shard.file
-                ));
+                return Err(format!("shard {index} should be {} and is {:?}", shard::file_name(index), shard.file));
             }
             // Far more than fits in a file, and small enough that no product overflows.
             if shard.samples == 0 || shard.samples > 1 << 40 {
-                return Err(format!(
-                    "{} says it has {} images",
-                    shard.file, shard.samples
-                ));
+                return Err(format!("{} says it has {} images", shard.file, shard.samples));
             }
             sum = sum.saturating_add(shard.samples);
         }
         if sum != self.samples || sum == 0 {
-            return Err(format!(
-                "samples should be the sum over the shards, {sum}, and is {}",
-                self.samples
-            ));
+            return Err(format!("samples should be the sum over the shards, {sum}, and is {}", self.samples));
         }
         Ok(())
     }
@@ -231,16 +197,8 @@ mod tests {
             channels: 3,
             samples: 5,
             shards: vec![
-                ShardEntry {
-                    file: shard::file_name(0),
-                    samples: 3,
-                    blake3: "aa".into(),
-                },
-                ShardEntry {
-                    file: shard::file_name(1),
-                    samples: 2,
-                    blake3: "bb".into(),
-                },
+                ShardEntry { file: shard::file_name(0), samples: 3, blake3: "aa".into() },
+                ShardEntry { file: shard::file_name(1), samples: 2, blake3: "bb".into() },
             ],
             digest: String::new(),
             source: SourceDescription {
@@ -261,10 +219,7 @@ mod tests {
         let mut json = serde_json::to_value(manifest())?;
         change(&mut json);
         fs::write(dir.path().join(FILE), json.to_string())?;
-        Ok(Manifest::load(dir.path())
-            .err()
-            .ok_or("it was accepted")?
-            .to_string())
+        Ok(Manifest::load(dir.path()).err().ok_or("it was accepted")?.to_string())
     }
 
     #[test]
@@ -279,24 +234,15 @@ mod tests {
     #[test]
     fn a_folder_without_a_manifest_is_told_how_to_make_one() -> Result<(), Box<dyn Error>> {
         let dir = tempfile::tempdir()?;
-        let text = Manifest::load(dir.path())
-            .err()
-            .ok_or("accepted")?
-            .to_string();
-        assert!(
-            text.contains("trainer prepare") && text.contains(&dir.path().display().to_string()),
-            "{text}"
-        );
+        let text = Manifest::load(dir.path()).err().ok_or("accepted")?.to_string();
+        assert!(text.contains("trainer prepare") && text.contains(&dir.path().display().to_string()), "{text}");
         Ok(())
     }
 
     #[test]
     fn a_manifest_of_another_format_says_which() -> Result<(), Box<dyn Error>> {
         let text = refused(|json| json["format"] = 2.into())?;
-        assert!(
-            text.contains("format 2") && text.contains("reads format 1"),
-            "{text}"
-        );
+        assert!(text.contains("format 2") && text.contains("reads format 1"), "{text}");
         Ok(())
     }
 
@@ -316,15 +262,10 @@ mod tests {
 
     #[test]
     fn sums_and_sizes_must_hold() -> Result<(), Box<dyn Error>> {
-        assert!(
-            refused(|json| json["samples"] = 6.into())?
-                .contains("should be the sum over the shards, 5, and is 6")
-        );
+        assert!(refused(|json| json["samples"] = 6.into())?.contains("should be the sum over the shards, 5, and is 6"));
         assert!(refused(|json| json["size"] = 48.into())?.contains("power of two"));
         assert!(refused(|json| json["channels"] = 1.into())?.contains("channels should be 3"));
-        assert!(
-            refused(|json| json["shards"][0]["samples"] = u64::MAX.into())?.contains("says it has")
-        );
+        assert!(refused(|json| json["shards"][0]["samples"] = u64::MAX.into())?.contains("says it has"));
         assert!(refused(|json| *json = serde_json::json!([]))?.contains("names no format"));
         Ok(())
     }

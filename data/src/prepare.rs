@@ -100,11 +100,7 @@ fn write_set(
     let (source, size) = (&*opened.source, options.size);
     let image_bytes = shard::image_bytes(size);
     let chunk = (CHUNK_BYTES / image_bytes).clamp(64, 1024);
-    let wanted = if options.count == 0 {
-        u64::MAX
-    } else {
-        options.count
-    };
+    let wanted = if options.count == 0 { u64::MAX } else { options.count };
     let per_shard = match options.samples_per_shard {
         0 => shard::default_samples(size),
         samples => samples,
@@ -119,18 +115,11 @@ fn write_set(
     let mut next = 0;
     while next < source.len() && samples < wanted {
         // Not more than are wanted, so that nothing is decoded in vain where nothing is skipped.
-        let end = source
-            .len()
-            .min(next + chunk)
-            .min(next.saturating_add((wanted - samples).min(1 << 32) as usize));
-        let places: Vec<usize> = (next..end)
-            .map(|n| order.map_or(n, |order| order.at(n as u64) as usize))
-            .collect();
+        let end = source.len().min(next + chunk).min(next.saturating_add((wanted - samples).min(1 << 32) as usize));
+        let places: Vec<usize> = (next..end).map(|n| order.map_or(n, |order| order.at(n as u64) as usize)).collect();
         let images: Vec<_> = places
             .par_iter()
-            .map_init(Resizer::new, |resizer, &place| {
-                fit(source.picture(place)?, opened.crop, size, resizer)
-            })
+            .map_init(Resizer::new, |resizer, &place| fit(source.picture(place)?, opened.crop, size, resizer))
             .collect();
         for (&place, image) in places.iter().zip(images) {
             match image {
@@ -145,11 +134,7 @@ fn write_set(
                 Err(unusable) => {
                     let (name, reason) = (source.name(place), unusable.reason);
                     if options.strict {
-                        return Err(DataError::Strict {
-                            source_name: options.source.clone(),
-                            name,
-                            reason,
-                        });
+                        return Err(DataError::Strict { source_name: options.source.clone(), name, reason });
                     }
                     match unusable.fault {
                         Fault::Broken => counts.broken += 1,
@@ -164,14 +149,9 @@ fn write_set(
         next = end;
     }
     if samples == 0 {
-        let first = skipped.first().map_or(String::new(), |s: &Skipped| {
-            format!("; {}: {}", s.name, s.reason)
-        });
+        let first = skipped.first().map_or(String::new(), |s: &Skipped| format!("; {}: {}", s.name, s.reason));
         let reason = format!("none of its {} images can be used{first}", source.len());
-        return Err(DataError::Source {
-            source_name: options.source.clone(),
-            reason,
-        });
+        return Err(DataError::Source { source_name: options.source.clone(), reason });
     }
     if !pixels.is_empty() {
         shards.push(out.write_shard(shards.len(), size, &pixels)?);
@@ -200,29 +180,16 @@ fn write_set(
 /// The order in which candidates are taken.
 fn shuffle(seed: u64, candidates: usize) -> Permutation {
     // An epoch that no run reaches: the order of preparation is none of those of training.
-    Permutation::new(
-        Stream::new(seed, Purpose::Order, u64::MAX, 0),
-        candidates as u64,
-    )
+    Permutation::new(Stream::new(seed, Purpose::Order, u64::MAX, 0), candidates as u64)
 }
 
 fn progress(options: &Options, candidates: usize) -> ProgressBar {
     let candidates = candidates as u64;
-    let length = if options.count == 0 {
-        candidates
-    } else {
-        options.count.min(candidates)
-    };
+    let length = if options.count == 0 { candidates } else { options.count.min(candidates) };
     // To a terminal only; indicatif sees to that itself.
-    let target = if options.quiet {
-        ProgressDrawTarget::hidden()
-    } else {
-        ProgressDrawTarget::stderr()
-    };
+    let target = if options.quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
     let bar = ProgressBar::with_draw_target(Some(length), target);
-    if let Ok(style) = ProgressStyle::with_template(
-        "{bar:40} {human_pos}/{human_len} images, {per_sec}, {eta} left",
-    ) {
+    if let Ok(style) = ProgressStyle::with_template("{bar:40} {human_pos}/{human_len} images, {per_sec}, {eta} left") {
         bar.set_style(style);
     }
     bar.enable_steady_tick(Duration::from_millis(200));

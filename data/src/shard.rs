@@ -63,15 +63,8 @@ pub fn header(samples: u64, size: u32) -> Vec<u8> {
 /// # Errors
 /// If the file is cut short, is no safetensors file, or holds anything but `samples` images of `size`.
 pub fn check(path: &Path, bytes: &[u8], samples: u64, size: u32) -> Result<usize, DataError> {
-    let broken = |reason: String| DataError::Shard {
-        path: path.to_owned(),
-        reason,
-    };
-    let length = |expected: u64| DataError::ShardLength {
-        path: path.to_owned(),
-        expected,
-        found: bytes.len() as u64,
-    };
+    let broken = |reason: String| DataError::Shard { path: path.to_owned(), reason };
+    let length = |expected: u64| DataError::ShardLength { path: path.to_owned(), expected, found: bytes.len() as u64 };
     let pixels = samples * image_bytes(size) as u64;
     let (header, metadata) = match SafeTensors::read_metadata(bytes) {
         Ok(read) => read,
@@ -80,39 +73,21 @@ pub fn check(path: &Path, bytes: &[u8], samples: u64, size: u32) -> Result<usize
             | SafeTensorError::InvalidHeaderLength
             | SafeTensorError::HeaderTooSmall,
         ) => {
-            let announced = bytes
-                .first_chunk::<8>()
-                .map(|length| u64::from_le_bytes(*length));
-            let header = announced
-                .filter(|&n| n < 1 << 20)
-                .unwrap_or(self::header(samples, size).len() as u64 - 8);
+            let announced = bytes.first_chunk::<8>().map(|length| u64::from_le_bytes(*length));
+            let header = announced.filter(|&n| n < 1 << 20).unwrap_or(self::header(samples, size).len() as u64 - 8);
             return Err(length(8 + header + pixels));
         }
         Err(error) => return Err(broken(format!("its header cannot be read ({error})"))),
     };
     let Some(images) = metadata.info(TENSOR) else {
-        return Err(broken(format!(
-            "it has no tensor `{TENSOR}`, but {:?}",
-            metadata.offset_keys()
-        )));
+        return Err(broken(format!("it has no tensor `{TENSOR}`, but {:?}", metadata.offset_keys())));
     };
     if images.dtype != Dtype::U8 {
-        return Err(broken(format!(
-            "`{TENSOR}` should be U8 and is {:?}",
-            images.dtype
-        )));
+        return Err(broken(format!("`{TENSOR}` should be U8 and is {:?}", images.dtype)));
     }
-    let shape = [
-        samples as usize,
-        CHANNELS as usize,
-        size as usize,
-        size as usize,
-    ];
+    let shape = [samples as usize, CHANNELS as usize, size as usize, size as usize];
     if images.shape != shape {
-        return Err(broken(format!(
-            "`{TENSOR}` should have shape {shape:?} and has {:?}",
-            images.shape
-        )));
+        return Err(broken(format!("`{TENSOR}` should have shape {shape:?} and has {:?}", images.shape)));
     }
     let start = 8 + header + images.data_offsets.0;
     if (bytes.len() - start) as u64 != pixels {
@@ -136,10 +111,7 @@ mod tests {
         let file = file(3, 16);
         let tensors = SafeTensors::deserialize(&file)?;
         let images = tensors.tensor("images")?;
-        assert_eq!(
-            (images.dtype(), images.shape()),
-            (Dtype::U8, [3, 3, 16, 16].as_slice())
-        );
+        assert_eq!((images.dtype(), images.shape()), (Dtype::U8, [3, 3, 16, 16].as_slice()));
         assert!(images.data().iter().all(|&byte| byte == 7));
         Ok(())
     }
@@ -149,23 +121,15 @@ mod tests {
         let file = file(2, 16);
         for end in 0..file.len() {
             let error = check(Path::new("d/shard-00007.safetensors"), &file[..end], 2, 16);
-            assert!(
-                error.is_err_and(|e| e.to_string().contains("shard-00007.safetensors")),
-                "{end}"
-            );
+            assert!(error.is_err_and(|e| e.to_string().contains("shard-00007.safetensors")), "{end}");
         }
         assert!(check(Path::new("whole"), &file, 2, 16).is_ok());
     }
 
     #[test]
     fn a_shard_of_another_shape_is_refused_with_both_shapes() {
-        let Err(error) = check(Path::new("s"), &file(2, 16), 3, 16) else {
-            panic!("accepted")
-        };
+        let Err(error) = check(Path::new("s"), &file(2, 16), 3, 16) else { panic!("accepted") };
         let text = error.to_string();
-        assert!(
-            text.contains("[3, 3, 16, 16]") && text.contains("[2, 3, 16, 16]"),
-            "{text}"
-        );
+        assert!(text.contains("[3, 3, 16, 16]") && text.contains("[2, 3, 16, 16]"), "{text}");
     }
 }

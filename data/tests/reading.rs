@@ -18,22 +18,13 @@ const SOON: Duration = Duration::from_secs(20);
 /// Forty faces in four shards.
 fn set(dir: &Path) -> TestResult<DataSet> {
     let out = dir.join("out");
-    let faces = Options {
-        size: SIZE,
-        count: 40,
-        samples_per_shard: 10,
-        ..options(Path::new("synthetic:faces"), &out)
-    };
+    let faces = Options { size: SIZE, count: 40, samples_per_shard: 10, ..options(Path::new("synthetic:faces"), &out) };
     prepare(&faces)?;
     Ok(DataSet::open(&out)?)
 }
 
 fn plan(step: u64, samples: Vec<(u32, u64, bool)>) -> BatchPlan {
-    BatchPlan {
-        step,
-        lane: 2,
-        samples,
-    }
+    BatchPlan { step, lane: 2, samples }
 }
 
 /// Changes the byte `from_end` bytes before a file's end.
@@ -57,16 +48,10 @@ fn a_set_is_shared_between_threads() {
 fn images_and_shards_outside_the_set_are_errors() -> TestResult {
     let dir = tempfile::tempdir()?;
     let data = set(dir.path())?;
-    assert_eq!(
-        (data.len(), data.size(), data.manifest().shard_samples()),
-        (40, SIZE, vec![10; 4])
-    );
+    assert_eq!((data.len(), data.size(), data.manifest().shard_samples()), (40, SIZE, vec![10; 4]));
     assert_eq!(data.image(3, 9)?.len(), shard::image_bytes(SIZE));
     let text = data.image(3, 10).err().ok_or("accepted")?.to_string();
-    assert!(
-        text.contains("image 10") && text.contains("shard-00003"),
-        "{text}"
-    );
+    assert!(text.contains("image 10") && text.contains("shard-00003"), "{text}");
     let text = data.image(4, 0).err().ok_or("accepted")?.to_string();
     assert!(text.contains("shard 4") && text.contains("has 4"), "{text}");
     assert!(data.verify_shard(4).is_err() && data.image(0, u64::MAX).is_err());
@@ -83,21 +68,12 @@ fn a_truncated_or_missing_shard_is_named_on_opening() -> TestResult {
     for length in [whole.len() - 1, 20, 0] {
         fs::write(&path, &whole[..length])?;
         let text = DataSet::open(&out).err().ok_or("opened")?.to_string();
-        let (expected, found) = (
-            format!("{} were expected", whole.len()),
-            format!("{length} bytes"),
-        );
-        assert!(
-            text.contains("shard-00002") && text.contains(&expected) && text.contains(&found),
-            "{text}"
-        );
+        let (expected, found) = (format!("{} were expected", whole.len()), format!("{length} bytes"));
+        assert!(text.contains("shard-00002") && text.contains(&expected) && text.contains(&found), "{text}");
     }
     fs::remove_file(&path)?;
     let text = DataSet::open(&out).err().ok_or("opened")?.to_string();
-    assert!(
-        text.contains("cannot open") && text.contains("shard-00002"),
-        "{text}"
-    );
+    assert!(text.contains("cannot open") && text.contains("shard-00002"), "{text}");
     Ok(())
 }
 
@@ -109,12 +85,7 @@ fn a_flipped_bit_is_found_and_the_file_named() -> TestResult {
     damage(&out.join("shard-00001.safetensors"), 100)?;
     let data = DataSet::open(&out)?;
     data.verify_shard(0)?;
-    let Err(DataError::ShardHash {
-        path,
-        expected,
-        found,
-    }) = data.verify_shard(1)
-    else {
+    let Err(DataError::ShardHash { path, expected, found }) = data.verify_shard(1) else {
         return Err("not found".into());
     };
     assert!(path.ends_with("shard-00001.safetensors") && expected != found);
@@ -127,53 +98,25 @@ fn batches_come_in_the_order_of_their_plans_with_flips_applied() -> TestResult {
     let dir = tempfile::tempdir()?;
     let data = Arc::new(set(dir.path())?);
     let plans: Vec<_> = (0..30u64)
-        .map(|step| {
-            plan(
-                step,
-                (0..5)
-                    .map(|n| ((step + n) as u32 % 4, (7 * n + step) % 10, n % 2 == 1))
-                    .collect(),
-            )
-        })
+        .map(|step| plan(step, (0..5).map(|n| ((step + n) as u32 % 4, (7 * n + step) % 10, n % 2 == 1)).collect()))
         .collect();
     let mut loader = Loader::start(Arc::clone(&data), plans.clone().into_iter(), 3)?;
     for plan in &plans {
         let batch = loader.next(SOON)?;
         assert_eq!((batch.step, batch.lane), (plan.step, 2));
-        let images: Vec<_> = batch
-            .pixels
-            .chunks_exact(shard::image_bytes(SIZE))
-            .collect();
+        let images: Vec<_> = batch.pixels.chunks_exact(shard::image_bytes(SIZE)).collect();
         assert_eq!(images.len(), 5);
         for (image, &(shard, index, mirrored)) in images.iter().zip(&plan.samples) {
             let side = SIZE as usize;
-            for (row, original) in image
-                .chunks_exact(side)
-                .zip(data.image(shard, index)?.chunks_exact(side))
-            {
-                let same = if mirrored {
-                    row.iter().rev().eq(original)
-                } else {
-                    row == original
-                };
-                assert!(
-                    same,
-                    "step {} image {shard}/{index} mirrored {mirrored}",
-                    plan.step
-                );
+            for (row, original) in image.chunks_exact(side).zip(data.image(shard, index)?.chunks_exact(side)) {
+                let same = if mirrored { row.iter().rev().eq(original) } else { row == original };
+                assert!(same, "step {} image {shard}/{index} mirrored {mirrored}", plan.step);
             }
         }
         loader.recycle(batch.pixels);
     }
-    let text = loader
-        .next(SOON)
-        .err()
-        .ok_or("more than was planned")?
-        .to_string();
-    assert!(
-        text.contains("after 30 batches") && text.contains("no more plans"),
-        "{text}"
-    );
+    let text = loader.next(SOON).err().ok_or("more than was planned")?.to_string();
+    assert!(text.contains("after 30 batches") && text.contains("no more plans"), "{text}");
     Ok(())
 }
 
@@ -183,22 +126,12 @@ fn damage_surfaces_where_the_damaged_shard_is_first_needed() -> TestResult {
     drop(set(dir.path())?);
     damage(&dir.path().join("out/shard-00003.safetensors"), 1)?;
     let data = Arc::new(DataSet::open(&dir.path().join("out"))?);
-    let plans = vec![
-        plan(0, vec![(0, 0, false)]),
-        plan(1, vec![(0, 1, false), (3, 0, true)]),
-        plan(2, vec![]),
-    ];
+    let plans = vec![plan(0, vec![(0, 0, false)]), plan(1, vec![(0, 1, false), (3, 0, true)]), plan(2, vec![])];
     let mut loader = Loader::start(data, plans.into_iter(), 4)?;
     assert_eq!(loader.next(SOON)?.step, 0);
     let text = loader.next(SOON).err().ok_or("delivered")?.to_string();
-    assert!(
-        text.contains("shard-00003.safetensors is damaged"),
-        "{text}"
-    );
-    assert!(matches!(
-        loader.next(SOON),
-        Err(DataError::LoaderEnded { delivered: 1, .. })
-    ));
+    assert!(text.contains("shard-00003.safetensors is damaged"), "{text}");
+    assert!(matches!(loader.next(SOON), Err(DataError::LoaderEnded { delivered: 1, .. })));
     Ok(())
 }
 
@@ -207,8 +140,7 @@ fn a_plan_for_what_is_not_there_is_an_error_and_no_panic() -> TestResult {
     let dir = tempfile::tempdir()?;
     let data = Arc::new(set(dir.path())?);
     for sample in [(9, 0, false), (0, 99, false)] {
-        let mut loader =
-            Loader::start(Arc::clone(&data), std::iter::once(plan(0, vec![sample])), 1)?;
+        let mut loader = Loader::start(Arc::clone(&data), std::iter::once(plan(0, vec![sample])), 1)?;
         assert!(matches!(
             loader.next(SOON),
             Err(DataError::NoSuchShard { shard: 9, .. } | DataError::NoSuchImage { index: 99, .. })
@@ -232,15 +164,8 @@ fn waiting_is_bounded_counted_and_says_for_what() -> TestResult {
     let mut loader = Loader::start(data, plans, 2)?;
     loader.next(SOON)?;
     let before = loader.waited();
-    let text = loader
-        .next(Duration::from_millis(60))
-        .err()
-        .ok_or("delivered")?
-        .to_string();
-    assert!(
-        text.contains("waiting for the plan that follows step 0, lane 2"),
-        "{text}"
-    );
+    let text = loader.next(Duration::from_millis(60)).err().ok_or("delivered")?.to_string();
+    assert!(text.contains("waiting for the plan that follows step 0, lane 2"), "{text}");
     assert!(loader.waited() - before >= Duration::from_millis(60));
     release.store(true, Ordering::Relaxed);
     assert_eq!(loader.next(SOON)?.step, 1);

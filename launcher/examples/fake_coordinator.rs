@@ -12,8 +12,8 @@ use began::{Step, StepRecord};
 use began_proto::v1::coordinator_server::{Coordinator, CoordinatorServer};
 use began_proto::v1::watch_event::Body;
 use began_proto::v1::{
-    ControlRequest, ControlResponse, CoordinatorMessage, Ended, ExchangeRequest, ExchangeResponse,
-    Progress, StatusRequest, StatusResponse, TrainerMessage, WatchEvent, WatchRequest,
+    ControlRequest, ControlResponse, CoordinatorMessage, Ended, ExchangeRequest, ExchangeResponse, Progress,
+    StatusRequest, StatusResponse, TrainerMessage, WatchEvent, WatchRequest,
 };
 use began_record::{Announcement, DigestRow, Entry, Journal, RunDir, StepRow};
 use tokio::net::TcpListener;
@@ -35,43 +35,24 @@ impl Coordinator for Fake {
     type SessionStream = Answer<CoordinatorMessage>;
     type WatchStream = Answer<WatchEvent>;
 
-    async fn session(
-        &self,
-        _: Request<Streaming<TrainerMessage>>,
-    ) -> Result<Response<Self::SessionStream>, Status> {
+    async fn session(&self, _: Request<Streaming<TrainerMessage>>) -> Result<Response<Self::SessionStream>, Status> {
         Err(Status::unimplemented("a stand-in"))
     }
 
-    async fn exchange(
-        &self,
-        _: Request<ExchangeRequest>,
-    ) -> Result<Response<ExchangeResponse>, Status> {
+    async fn exchange(&self, _: Request<ExchangeRequest>) -> Result<Response<ExchangeResponse>, Status> {
         Err(Status::unimplemented("a stand-in"))
     }
 
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
-        let phase = if matches!(self.news.borrow().body, Some(Body::Ended(_))) {
-            "ended"
-        } else {
-            "running"
-        };
-        Ok(Response::new(StatusResponse {
-            run: self.run.clone(),
-            phase: phase.into(),
-            ..StatusResponse::default()
-        }))
+        let phase = if matches!(self.news.borrow().body, Some(Body::Ended(_))) { "ended" } else { "running" };
+        Ok(Response::new(StatusResponse { run: self.run.clone(), phase: phase.into(), ..StatusResponse::default() }))
     }
 
     async fn watch(&self, _: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        Ok(Response::new(Box::pin(
-            WatchStream::new(self.news.clone()).map(Ok),
-        )))
+        Ok(Response::new(Box::pin(WatchStream::new(self.news.clone()).map(Ok))))
     }
 
-    async fn control(
-        &self,
-        _: Request<ControlRequest>,
-    ) -> Result<Response<ControlResponse>, Status> {
+    async fn control(&self, _: Request<ControlRequest>) -> Result<Response<ControlResponse>, Status> {
         self.stop.notify_one();
         Ok(Response::new(ControlResponse { step: 1 }))
     }
@@ -80,9 +61,7 @@ impl Coordinator for Fake {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
     let act = std::env::var("FAKE_COORDINATOR").context("FAKE_COORDINATOR")?;
-    let mut arguments = std::env::args()
-        .skip_while(|argument| argument != "--run")
-        .skip(1);
+    let mut arguments = std::env::args().skip_while(|argument| argument != "--run").skip(1);
     let path = PathBuf::from(arguments.next().context("--run")?);
     eprintln!("a stand-in for the coordinator: {act}");
     if act == "refuse" {
@@ -92,9 +71,7 @@ async fn main() -> Result<()> {
     if act == "mute" {
         tokio::time::sleep(Duration::from_secs(600)).await;
     }
-    let steps = act
-        .strip_prefix("finish:")
-        .map_or(Ok(u64::MAX), str::parse)?;
+    let steps = act.strip_prefix("finish:").map_or(Ok(u64::MAX), str::parse)?;
 
     let run = RunDir::open(&path)?;
     let mut journal = Journal::create_or_open(&run)?;
@@ -102,17 +79,10 @@ async fn main() -> Result<()> {
     let address = listener.local_addr()?.to_string();
     let (tell, news) = watch::channel(WatchEvent { body: None });
     let stop = Arc::new(Notify::new());
-    let fake = Fake {
-        run: run.manifest()?.run,
-        news,
-        stop: Arc::clone(&stop),
-    };
+    let fake = Fake { run: run.manifest()?.run, news, stop: Arc::clone(&stop) };
     let server = tonic::transport::Server::builder().add_service(CoordinatorServer::new(fake));
     tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
-    run.announce(&Announcement {
-        address: address.clone(),
-        pid: std::process::id(),
-    })?;
+    run.announce(&Announcement { address: address.clone(), pid: std::process::id() })?;
     println!("{{\"listening\":\"{address}\"}}");
 
     let all = run.config()?.run.steps;
@@ -123,57 +93,20 @@ async fn main() -> Result<()> {
         }
         let pause = tokio::time::sleep(Duration::from_millis(50));
         tokio::select! { () = pause => {}, () = stop.notified() => break true }
-        let record = StepRecord {
-            step: Step(step),
-            real: 0.5,
-            fake: 0.25,
-            k: 0.0,
-            rate: 1e-4,
-            m_global: 0.5,
-        };
-        journal.write(&[Entry::Step(StepRow {
-            record,
-            generation: 1,
-            seconds: 0.05,
-            time: 0.0,
-        })])?;
+        let record = StepRecord { step: Step(step), real: 0.5, fake: 0.25, k: 0.0, rate: 1e-4, m_global: 0.5 };
+        journal.write(&[Entry::Step(StepRow { record, generation: 1, seconds: 0.05, time: 0.0 })])?;
         step += 1;
-        let progress = Progress {
-            step,
-            steps: all,
-            real: 0.5,
-            fake: 0.25,
-            world_size: 1,
-            ..Progress::default()
-        };
-        tell.send_replace(WatchEvent {
-            body: Some(Body::Progress(progress)),
-        });
+        let progress = Progress { step, steps: all, real: 0.5, fake: 0.25, world_size: 1, ..Progress::default() };
+        tell.send_replace(WatchEvent { body: Some(Body::Progress(progress)) });
     };
     if step > 0 {
         let digest = "d16e57".to_owned();
-        journal.write(&[Entry::Digest(DigestRow {
-            step,
-            launch: 0,
-            digest,
-            tensors: Vec::new(),
-        })])?;
+        journal.write(&[Entry::Digest(DigestRow { step, launch: 0, digest, tensors: Vec::new() })])?;
     }
     // A stop for a failure ends the trainers with 3.
     let failed = stopped && std::env::var_os("FAKE_FAILED").is_some();
-    let reason = if stopped {
-        "stopped as asked"
-    } else {
-        "all steps are done"
-    }
-    .to_owned();
-    tell.send_replace(WatchEvent {
-        body: Some(Body::Ended(Ended {
-            failed,
-            reason,
-            step,
-        })),
-    });
+    let reason = if stopped { "stopped as asked" } else { "all steps are done" }.to_owned();
+    tell.send_replace(WatchEvent { body: Some(Body::Ended(Ended { failed, reason, step })) });
     std::fs::write(path.join("ended"), if failed { "3" } else { "0" })?;
     tokio::time::sleep(Duration::from_millis(100)).await;
     run.retract();

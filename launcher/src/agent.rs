@@ -95,8 +95,7 @@ struct Trainer {
 /// If it cannot watch for the end of its parent or of its trainers.
 pub async fn run(args: AgentArgs) -> Result<u8> {
     // Not KILL: the agent is to see to it that its trainers end, too.
-    nix::sys::prctl::set_pdeathsig(Signal::SIGHUP)
-        .context("cannot ask to be told of the parent's end")?;
+    nix::sys::prctl::set_pdeathsig(Signal::SIGHUP).context("cannot ask to be told of the parent's end")?;
     let mut hangup = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -112,9 +111,7 @@ pub async fn run(args: AgentArgs) -> Result<u8> {
         match start(&args, local_rank, &ends) {
             Ok(trainer) => trainers.push(trainer),
             Err(error) => {
-                report(&Report::Failed {
-                    reason: format!("{error:#}"),
-                });
+                report(&Report::Failed { reason: format!("{error:#}") });
                 worst = 1;
                 ending.ask(&mut trainers, args.grace.min(ORPHAN_GRACE));
                 break;
@@ -171,10 +168,7 @@ impl Ending {
         }
         // Asked again with less time, the shorter one counts.
         let deadline = Instant::now() + grace;
-        self.deadline = Some(
-            self.deadline
-                .map_or(deadline, |before| before.min(deadline)),
-        );
+        self.deadline = Some(self.deadline.map_or(deadline, |before| before.min(deadline)));
     }
 
     fn kill(&mut self, trainers: &mut [Trainer]) {
@@ -200,52 +194,28 @@ impl Trainer {
     }
 }
 
-fn start(
-    args: &AgentArgs,
-    local_rank: u32,
-    ends: &mpsc::UnboundedSender<(u32, Exit)>,
-) -> Result<Trainer> {
+fn start(args: &AgentArgs, local_rank: u32, ends: &mpsc::UnboundedSender<(u32, Exit)>) -> Result<Trainer> {
     let rank = args.first_rank + local_rank;
     let program = binaries::trainer()?;
     let mut command: Command = child::tied(&program)?;
     command
         .args(["run", "--coordinator", &args.coordinator, "--run"])
         .arg(&args.run)
-        .args([
-            "--node",
-            &args.node.to_string(),
-            "--local-rank",
-            &local_rank.to_string(),
-        ])
+        .args(["--node", &args.node.to_string(), "--local-rank", &local_rank.to_string()])
         .args(["--device", &args.device, "--supervised"]);
     let sink = args.forward_logs.then(|| {
-        Box::new(move |line: &str| {
-            report(&Report::Output {
-                rank,
-                line: line.into(),
-            })
-        }) as Box<dyn Fn(&str) + Send>
+        Box::new(move |line: &str| report(&Report::Output { rank, line: line.into() })) as Box<dyn Fn(&str) + Send>
     });
     let log = Log::append_to(&node_log(&args.run, args.node, Some(rank)), sink);
     let (child, mut waiter, _) = child::start(command, &log, Stdout::Logged)
         .with_context(|| format!("cannot start trainer {rank} ({})", program.display()))?;
-    report(&Report::Started {
-        rank,
-        local_rank,
-        pid: child.pid(),
-    });
+    report(&Report::Started { rank, local_rank, pid: child.pid() });
     let ends = ends.clone();
     tokio::spawn(async move {
         let exit = waiter.wait().await;
         let _ = ends.send((rank, exit));
     });
-    Ok(Trainer {
-        rank,
-        local_rank,
-        child,
-        log,
-        asked: false,
-    })
+    Ok(Trainer { rank, local_rank, child, log, asked: false })
 }
 
 /// Ends when the parent closes the agent's stdin or dies. Without a pipe there (an agent started by hand) it never does.
@@ -272,19 +242,13 @@ fn worse(code: u8, exit: Exit) -> u8 {
 ///
 /// # Errors
 /// If the parent is gone already, or the program cannot be started; otherwise it does not return.
-pub fn become_tied(
-    parent: i32,
-    program: &[std::ffi::OsString],
-) -> Result<std::convert::Infallible> {
+pub fn become_tied(parent: i32, program: &[std::ffi::OsString]) -> Result<std::convert::Infallible> {
     use std::os::unix::process::CommandExt;
     let (name, arguments) = program.split_first().context("no program was named")?;
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).context("cannot be tied to the parent")?;
     // Had it died before the line above, no signal would come.
     if nix::unistd::getppid().as_raw() != parent {
-        anyhow::bail!(
-            "process {parent}, which {} belongs to, is gone",
-            name.display()
-        );
+        anyhow::bail!("process {parent}, which {} belongs to, is gone", name.display());
     }
     let error = std::process::Command::new(name).args(arguments).exec();
     Err(error).with_context(|| format!("cannot start {}", name.display()))
@@ -296,23 +260,12 @@ mod tests {
 
     #[test]
     fn a_report_is_one_flat_object() -> serde_json::Result<()> {
-        let exit = Exit {
-            code: None,
-            signal: Some(9),
-        };
-        let report = Report::Exited {
-            rank: 5,
-            local_rank: 1,
-            pid: 77,
-            exit,
-            asked: false,
-            last_lines: vec!["a".into()],
-        };
+        let exit = Exit { code: None, signal: Some(9) };
+        let report =
+            Report::Exited { rank: 5, local_rank: 1, pid: 77, exit, asked: false, last_lines: vec!["a".into()] };
         let text = serde_json::to_string(&report)?;
         assert!(
-            text.starts_with(
-                r#"{"event":"exited","rank":5,"local_rank":1,"pid":77,"code":null,"signal":9"#
-            ),
+            text.starts_with(r#"{"event":"exited","rank":5,"local_rank":1,"pid":77,"code":null,"signal":9"#),
             "{text}"
         );
         assert_eq!(serde_json::from_str::<Report>(&text)?, report);
@@ -321,23 +274,11 @@ mod tests {
 
     #[test]
     fn the_worst_end_counts() {
-        let code = |code| Exit {
-            code: Some(code),
-            signal: None,
-        };
+        let code = |code| Exit { code: Some(code), signal: None };
         assert_eq!(worse(0, code(0)), 0);
         assert_eq!(worse(0, code(3)), 3);
         assert_eq!(worse(3, code(7)), 7);
         assert_eq!(worse(7, code(3)), 7);
-        assert_eq!(
-            worse(
-                3,
-                Exit {
-                    code: None,
-                    signal: Some(9)
-                }
-            ),
-            1
-        );
+        assert_eq!(worse(3, Exit { code: None, signal: Some(9) }), 1);
     }
 }

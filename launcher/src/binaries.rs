@@ -26,29 +26,22 @@ pub fn coordinator() -> Result<PathBuf> {
 /// # Errors
 /// If the system does not tell.
 pub fn own() -> Result<PathBuf> {
-    let own = std::env::current_exe()
-        .context("the system does not tell where the launcher's own program is")?;
+    let own = std::env::current_exe().context("the system does not tell where the launcher's own program is")?;
     // A program replaced while it runs is shown as "... (deleted)" and does not resolve; the name as given is then the best there is.
     Ok(own.canonicalize().unwrap_or(own))
 }
 
 fn find(name: &str, variable: &str) -> Result<PathBuf> {
-    let named = std::env::var_os(variable)
-        .filter(|value| !value.is_empty())
-        .map(PathBuf::from);
+    let named = std::env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from);
     locate(name, variable, named, &own()?)
 }
 
 fn locate(name: &str, variable: &str, named: Option<PathBuf>, own: &Path) -> Result<PathBuf> {
     if let Some(named) = named {
         if named.is_file() {
-            return std::path::absolute(&named)
-                .with_context(|| format!("{variable}={}", named.display()));
+            return std::path::absolute(&named).with_context(|| format!("{variable}={}", named.display()));
         }
-        bail!(
-            "{variable} says that the {name} is {}, but there is no such file",
-            named.display()
-        );
+        bail!("{variable} says that the {name} is {}, but there is no such file", named.display());
     }
     let beside = own.with_file_name(name);
     if beside.is_file() {
@@ -68,23 +61,13 @@ mod tests {
     fn a_missing_program_is_an_error_that_says_where_it_was_looked_for() -> Result<()> {
         let folder = tempfile::tempdir()?;
         let own = folder.path().join("launcher");
-        let error = locate("trainer", "BEGAN_TRAINER", None, &own)
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains(&folder.path().join("trainer").display().to_string()),
-            "{error}"
-        );
+        let error = locate("trainer", "BEGAN_TRAINER", None, &own).unwrap_err().to_string();
+        assert!(error.contains(&folder.path().join("trainer").display().to_string()), "{error}");
         assert!(error.contains("BEGAN_TRAINER"), "{error}");
-        let error = locate("trainer", "BEGAN_TRAINER", Some("nowhere/t".into()), &own)
-            .unwrap_err()
-            .to_string();
+        let error = locate("trainer", "BEGAN_TRAINER", Some("nowhere/t".into()), &own).unwrap_err().to_string();
         assert!(error.contains("nowhere/t"), "{error}");
         std::fs::write(folder.path().join("trainer"), "")?;
-        assert_eq!(
-            locate("trainer", "BEGAN_TRAINER", None, &own)?,
-            folder.path().join("trainer")
-        );
+        assert_eq!(locate("trainer", "BEGAN_TRAINER", None, &own)?, folder.path().join("trainer"));
         Ok(())
     }
 }

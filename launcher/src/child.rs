@@ -44,18 +44,13 @@ impl Exit {
     /// As an exit code of our own: its code, or 1 if a signal killed it.
     #[must_use]
     pub fn as_code(self) -> u8 {
-        self.code
-            .and_then(|code| u8::try_from(code).ok())
-            .unwrap_or(1)
+        self.code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)
     }
 }
 
 impl From<ExitStatus> for Exit {
     fn from(status: ExitStatus) -> Self {
-        Self {
-            code: status.code(),
-            signal: status.signal(),
-        }
+        Self { code: status.code(), signal: status.signal() }
     }
 }
 
@@ -63,14 +58,8 @@ impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.code, self.signal) {
             (_, Some(signal)) => {
-                let name = Signal::try_from(signal)
-                    .map(Signal::as_str)
-                    .unwrap_or("unknown");
-                write!(
-                    f,
-                    "killed by signal {signal} ({})",
-                    name.strip_prefix("SIG").unwrap_or(name)
-                )
+                let name = Signal::try_from(signal).map(Signal::as_str).unwrap_or("unknown");
+                write!(f, "killed by signal {signal} ({})", name.strip_prefix("SIG").unwrap_or(name))
             }
             (Some(code), None) => write!(f, "ended with exit code {code}"),
             (None, None) => f.write_str("ended in a way the system did not tell"),
@@ -106,15 +95,8 @@ pub enum Stdout {
 ///
 /// # Errors
 /// If the system cannot start it.
-pub fn start(
-    mut command: Command,
-    log: &Log,
-    stdout: Stdout,
-) -> io::Result<(Child, Waiter, Option<ChildStdout>)> {
-    command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+pub fn start(mut command: Command, log: &Log, stdout: Stdout) -> io::Result<(Child, Waiter, Option<ChildStdout>)> {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     // Ctrl-C in a terminal goes to its whole foreground group; only the launcher is to get it.
     command.process_group(0);
     let mut child = command.spawn()?;
@@ -132,19 +114,7 @@ pub fn start(
         readers.push(tokio::spawn(log.clone().follow(stdout)));
     }
     let stdin = child.stdin.take();
-    Ok((
-        Child {
-            pid,
-            stdin,
-            ended: Arc::clone(&ended),
-        },
-        Waiter {
-            child,
-            ended,
-            readers,
-        },
-        ours,
-    ))
+    Ok((Child { pid, stdin, ended: Arc::clone(&ended) }, Waiter { child, ended, readers }, ours))
 }
 
 /// A command that becomes `program`, tied to us: the kernel kills it if we end, whatever it does itself.
@@ -153,10 +123,7 @@ pub fn start(
 /// If our own program cannot be named.
 pub fn tied(program: &Path) -> anyhow::Result<Command> {
     let mut command = Command::new(crate::binaries::own()?);
-    command
-        .arg("tied")
-        .arg(std::process::id().to_string())
-        .arg(program);
+    command.arg("tied").arg(std::process::id().to_string()).arg(program);
     Ok(command)
 }
 
@@ -206,13 +173,7 @@ impl Waiter {
             }
         })
         .await;
-        status.map_or(
-            Exit {
-                code: None,
-                signal: None,
-            },
-            Exit::from,
-        )
+        status.map_or(Exit { code: None, signal: None }, Exit::from)
     }
 }
 
@@ -222,44 +183,11 @@ mod tests {
 
     #[test]
     fn ends_are_said_in_words() {
-        assert_eq!(
-            Exit {
-                code: None,
-                signal: Some(9)
-            }
-            .to_string(),
-            "killed by signal 9 (KILL)"
-        );
-        assert_eq!(
-            Exit {
-                code: Some(7),
-                signal: None
-            }
-            .to_string(),
-            "ended with exit code 7"
-        );
-        assert!(
-            Exit {
-                code: Some(3),
-                signal: None
-            }
-            .is_orderly()
-        );
-        assert!(
-            !Exit {
-                code: None,
-                signal: Some(15)
-            }
-            .is_orderly()
-        );
-        assert_eq!(
-            Exit {
-                code: None,
-                signal: Some(9)
-            }
-            .as_code(),
-            1
-        );
+        assert_eq!(Exit { code: None, signal: Some(9) }.to_string(), "killed by signal 9 (KILL)");
+        assert_eq!(Exit { code: Some(7), signal: None }.to_string(), "ended with exit code 7");
+        assert!(Exit { code: Some(3), signal: None }.is_orderly());
+        assert!(!Exit { code: None, signal: Some(15) }.is_orderly());
+        assert_eq!(Exit { code: None, signal: Some(9) }.as_code(), 1);
     }
 
     #[tokio::test]
@@ -274,9 +202,7 @@ mod tests {
         let left: i32 = log.last_lines()[0].parse().map_err(io::Error::other)?;
         for _ in 0..50 {
             match std::fs::read_to_string(format!("/proc/{left}/stat")) {
-                Ok(stat) if !stat.contains(") Z ") => {
-                    tokio::time::sleep(Duration::from_millis(20)).await
-                }
+                Ok(stat) if !stat.contains(") Z ") => tokio::time::sleep(Duration::from_millis(20)).await,
                 _ => return Ok(()),
             }
         }

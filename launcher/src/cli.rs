@@ -99,12 +99,7 @@ pub struct TrainArgs {
     #[arg(long, env = "BEGAN_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// One key of the configuration, laid over all else; in the environment separated by `;`
-    #[arg(
-        long,
-        env = "BEGAN_SET",
-        value_name = "KEY=VALUE",
-        value_delimiter = ';'
-    )]
+    #[arg(long, env = "BEGAN_SET", value_name = "KEY=VALUE", value_delimiter = ';')]
     pub set: Vec<String>,
     /// What the trainers compute on
     #[arg(long, value_enum, default_value_t = DeviceChoice::Auto, env = "BEGAN_DEVICE")]
@@ -135,12 +130,7 @@ pub struct ResumeArgs {
     #[arg(long, value_enum, default_value_t = DeviceChoice::Auto, env = "BEGAN_DEVICE")]
     pub device: DeviceChoice,
     /// A habit of the run to change, as run.steps; never what it computes
-    #[arg(
-        long,
-        env = "BEGAN_SET",
-        value_name = "KEY=VALUE",
-        value_delimiter = ';'
-    )]
+    #[arg(long, env = "BEGAN_SET", value_name = "KEY=VALUE", value_delimiter = ';')]
     pub set: Vec<String>,
     /// Go on even if the checkpoint is not as it was written
     #[arg(long, env = "BEGAN_ACCEPT_CHANGED_CHECKPOINT")]
@@ -235,22 +225,16 @@ pub enum LogFormat {
 /// The arguments with `train` put in where no command was said: `launcher --nodes 4` is `launcher train --nodes 4`.
 pub fn with_default_command(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = arguments.into_iter().collect();
-    let first = arguments
-        .get(1)
-        .map(|first| first.to_string_lossy().into_owned());
+    let first = arguments.get(1).map(|first| first.to_string_lossy().into_owned());
     let about_launcher = ["-h", "--help", "-V", "--version"];
-    if first
-        .is_some_and(|first| first.starts_with('-') && !about_launcher.contains(&first.as_str()))
-    {
+    if first.is_some_and(|first| first.starts_with('-') && !about_launcher.contains(&first.as_str())) {
         arguments.insert(1, "train".into());
     }
     arguments
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
-    let number: f64 = text
-        .parse()
-        .map_err(|_| format!("{text:?} is not a number of seconds"))?;
+    let number: f64 = text.parse().map_err(|_| format!("{text:?} is not a number of seconds"))?;
     if (0.0..=1e6).contains(&number) {
         Ok(Duration::from_secs_f64(number))
     } else {
@@ -263,20 +247,15 @@ mod tests {
     use super::*;
 
     fn parse(line: &str) -> Result<Cli, clap::Error> {
-        Cli::try_parse_from(with_default_command(
-            line.split_whitespace().map(OsString::from),
-        ))
+        Cli::try_parse_from(with_default_command(line.split_whitespace().map(OsString::from)))
     }
 
     #[test]
     fn train_need_not_be_said() -> Result<(), clap::Error> {
-        for line in [
-            "launcher --nodes 4 --gpus 8 --data d --run r",
-            "launcher train --nodes 4 --gpus 8 --data d --run r",
-        ] {
-            let Command::Train(train) = parse(line)?.command else {
-                panic!("{line} is not train")
-            };
+        for line in
+            ["launcher --nodes 4 --gpus 8 --data d --run r", "launcher train --nodes 4 --gpus 8 --data d --run r"]
+        {
+            let Command::Train(train) = parse(line)?.command else { panic!("{line} is not train") };
             assert_eq!((train.nodes, train.gpus), (4, 8));
             assert_eq!(train.show.grace, Duration::from_secs(30));
         }
@@ -286,9 +265,7 @@ mod tests {
     #[test]
     fn several_keys_can_be_set() -> Result<(), clap::Error> {
         let line = "launcher --data d --run r --set run.steps=3 --set run.seed=2;run.batch=4";
-        let Command::Train(train) = parse(line)?.command else {
-            panic!("not train")
-        };
+        let Command::Train(train) = parse(line)?.command else { panic!("not train") };
         assert_eq!(train.set, ["run.steps=3", "run.seed=2", "run.batch=4"]);
         Ok(())
     }
@@ -311,10 +288,7 @@ mod tests {
 
     #[test]
     fn the_short_help_lists_only_what_people_use() {
-        let help = parse("launcher -h")
-            .map(|_| ())
-            .expect_err("help")
-            .to_string();
+        let help = parse("launcher -h").map(|_| ()).expect_err("help").to_string();
         for listed in ["train", "resume", "digest", "verify", "status", "stop"] {
             assert!(help.contains(&format!("  {listed}")), "{help}");
         }

@@ -44,11 +44,7 @@ impl Shape {
             self.gpus,
             self.world(),
             if lanes == 1 { "lane" } else { "lanes" },
-            if lanes == 0 {
-                ""
-            } else {
-                ", or a new run with more lanes"
-            },
+            if lanes == 0 { "" } else { ", or a new run with more lanes" },
         )
     }
 }
@@ -64,8 +60,7 @@ pub fn new_run(args: &TrainArgs) -> Result<(RunConfig, Manifest)> {
     };
     let mut size_given = args.preset.is_some();
     if let Some(file) = &args.config {
-        let text = std::fs::read_to_string(file)
-            .with_context(|| format!("cannot read --config {}", file.display()))?;
+        let text = std::fs::read_to_string(file).with_context(|| format!("cannot read --config {}", file.display()))?;
         config = config.overlay(&text, &file.display().to_string())?;
         size_given |= gives_size(&text);
     }
@@ -85,10 +80,7 @@ pub fn new_run(args: &TrainArgs) -> Result<(RunConfig, Manifest)> {
         config.model.size = data.size;
     }
     fits_data(&config, &data)?;
-    let shape = Shape {
-        nodes: args.nodes,
-        gpus: args.gpus,
-    };
+    let shape = Shape { nodes: args.nodes, gpus: args.gpus };
     if config.run.lanes == 0 {
         config.run.lanes = shape.world();
     }
@@ -158,11 +150,7 @@ fn fits_data(config: &RunConfig, data: &Manifest) -> Result<()> {
 /// Whether a TOML text sets `model.size`. A text that is not TOML was refused before.
 fn gives_size(text: &str) -> bool {
     let table: Option<toml::Table> = text.parse().ok();
-    table.is_some_and(|table| {
-        table
-            .get("model")
-            .is_some_and(|model| model.get("size").is_some())
-    })
+    table.is_some_and(|table| table.get("model").is_some_and(|model| model.get("size").is_some()))
 }
 
 fn key_of(assignment: &str) -> &str {
@@ -170,18 +158,12 @@ fn key_of(assignment: &str) -> &str {
 }
 
 fn absolute(path: &Path) -> Result<PathBuf> {
-    std::path::absolute(path)
-        .with_context(|| format!("{} cannot be made an absolute path", path.display()))
+    std::path::absolute(path).with_context(|| format!("{} cannot be made an absolute path", path.display()))
 }
 
 fn path_as_text(path: &Path) -> Result<String> {
     let text = path.to_str().map(str::to_owned);
-    text.ok_or_else(|| {
-        anyhow!(
-            "the path {} is not UTF-8, and run.toml can hold no other",
-            path.display()
-        )
-    })
+    text.ok_or_else(|| anyhow!("the path {} is not UTF-8, and run.toml can hold no other", path.display()))
 }
 
 #[cfg(test)]
@@ -199,12 +181,8 @@ mod tests {
 
     fn assemble(line: &str) -> Result<RunConfig> {
         let words = format!("launcher --run r {line}");
-        let cli = Cli::try_parse_from(with_default_command(
-            words.split_whitespace().map(Into::into),
-        ))?;
-        let Command::Train(args) = cli.command else {
-            bail!("not train")
-        };
+        let cli = Cli::try_parse_from(with_default_command(words.split_whitespace().map(Into::into)))?;
+        let Command::Train(args) = cli.command else { bail!("not train") };
         new_run(&args).map(|(config, _)| config)
     }
 
@@ -214,18 +192,9 @@ mod tests {
         let at = folder.path().display();
         assert_eq!(assemble(&format!("--data {at}"))?.model.size, 32);
         for said in ["--preset paper-64", "--set model.size=64"] {
-            let error = assemble(&format!("--data {at} {said}"))
-                .unwrap_err()
-                .to_string();
-            assert!(
-                error.contains("model.size is 64") && error.contains("32 pixels"),
-                "{error}"
-            );
-            assert!(
-                error.contains("trainer prepare --size 64")
-                    && error.contains("--set model.size=32"),
-                "{error}"
-            );
+            let error = assemble(&format!("--data {at} {said}")).unwrap_err().to_string();
+            assert!(error.contains("model.size is 64") && error.contains("32 pixels"), "{error}");
+            assert!(error.contains("trainer prepare --size 64") && error.contains("--set model.size=32"), "{error}");
         }
         Ok(())
     }
@@ -236,13 +205,8 @@ mod tests {
         let file = folder.path().join("run.toml");
         std::fs::write(&file, "[run]\nsteps = 7\nbatch = 3\n[model]\nsize = 32\n")?;
         let (at, file) = (folder.path().display(), file.display());
-        let config = assemble(&format!(
-            "--data {at} --preset paper-128 --config {file} --set run.batch=5"
-        ))?;
-        assert_eq!(
-            (config.run.steps, config.run.batch, config.model.filters),
-            (7, 5, 128)
-        );
+        let config = assemble(&format!("--data {at} --preset paper-128 --config {file} --set run.batch=5"))?;
+        assert_eq!((config.run.steps, config.run.batch, config.model.filters), (7, 5, 128));
         assert_eq!(config.model.size, 32);
         Ok(())
     }
@@ -251,25 +215,10 @@ mod tests {
     fn lanes_are_the_trainers_of_the_first_launch() -> Result<()> {
         let folder = data(32)?;
         let at = folder.path().display();
-        assert_eq!(
-            assemble(&format!("--data {at} --nodes 4 --gpus 8"))?
-                .run
-                .lanes,
-            32
-        );
-        assert_eq!(
-            assemble(&format!("--data {at} --nodes 2 --gpus 1 --set run.lanes=8"))?
-                .run
-                .lanes,
-            8
-        );
-        let error = assemble(&format!("--data {at} --nodes 4 --gpus 3 --set run.lanes=8"))
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("12 trainers") && error.contains("8 lanes"),
-            "{error}"
-        );
+        assert_eq!(assemble(&format!("--data {at} --nodes 4 --gpus 8"))?.run.lanes, 32);
+        assert_eq!(assemble(&format!("--data {at} --nodes 2 --gpus 1 --set run.lanes=8"))?.run.lanes, 8);
+        let error = assemble(&format!("--data {at} --nodes 4 --gpus 3 --set run.lanes=8")).unwrap_err().to_string();
+        assert!(error.contains("12 trainers") && error.contains("8 lanes"), "{error}");
         Ok(())
     }
 
@@ -299,12 +248,7 @@ mod tests {
         config.run.lanes = 4;
         let set = |assignment: &str| resumed(&config, &[assignment.to_owned()]);
         assert_eq!(set("run.steps=7")?.run.steps, 7);
-        for habit in [
-            "run.checkpoint_every=9",
-            "run.keep_checkpoints=9",
-            "run.heartbeat_timeout=60",
-            "run.seed=1",
-        ] {
+        for habit in ["run.checkpoint_every=9", "run.keep_checkpoints=9", "run.heartbeat_timeout=60", "run.seed=1"] {
             set(habit)?;
         }
         for fixed in [
@@ -320,10 +264,7 @@ mod tests {
         ] {
             let key = key_of(fixed).to_owned();
             let error = set(fixed).unwrap_err().to_string();
-            assert!(
-                error.contains(&key) && error.contains("decides what it computes"),
-                "{error}"
-            );
+            assert!(error.contains(&key) && error.contains("decides what it computes"), "{error}");
         }
         assert!(set("run.steps=0").is_err() && set("run.stepz=1").is_err());
         Ok(())
@@ -334,13 +275,8 @@ mod tests {
         let folder = data(64)?;
         let mut config = RunConfig::default();
         config.data.path = folder.path().display().to_string();
-        let error = same_data(&config, &RunManifest::new(&config, "0000".into()))
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("0000") && error.contains("data.path"),
-            "{error}"
-        );
+        let error = same_data(&config, &RunManifest::new(&config, "0000".into())).unwrap_err().to_string();
+        assert!(error.contains("0000") && error.contains("data.path"), "{error}");
         let found = Manifest::load(folder.path())?.digest;
         same_data(&config, &RunManifest::new(&config, found))?;
         Ok(())

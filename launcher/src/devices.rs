@@ -45,47 +45,26 @@ impl Gpus {
     pub fn find() -> Self {
         let driver = Path::new("/proc/driver/nvidia/gpus");
         let (count, source) = match std::fs::read_dir(driver) {
-            Ok(entries) => (
-                entries.flatten().count(),
-                format!("in {}", driver.display()),
-            ),
+            Ok(entries) => (entries.flatten().count(), format!("in {}", driver.display())),
             Err(_) => match listed_by_nvidia_smi() {
                 Some(count) => (count, "by nvidia-smi -L".to_owned()),
-                None => (
-                    0,
-                    format!("({} is not there, nor is nvidia-smi)", driver.display()),
-                ),
+                None => (0, format!("({} is not there, nor is nvidia-smi)", driver.display())),
             },
         };
         let visible = std::env::var("CUDA_VISIBLE_DEVICES").ok();
-        Self {
-            names: (0..count).map(|index| index.to_string()).collect(),
-            source,
-        }
-        .limited(visible.as_deref())
+        Self { names: (0..count).map(|index| index.to_string()).collect(), source }.limited(visible.as_deref())
     }
 
     /// Those that CUDA_VISIBLE_DEVICES leaves. CUDA itself stops reading that list at the first name it does not know.
     fn limited(self, visible: Option<&str>) -> Self {
         let Some(visible) = visible else { return self };
         let known = |name: &&str| {
-            name.parse::<usize>()
-                .map_or(!name.is_empty() && !name.starts_with('-'), |index| {
-                    index < self.names.len()
-                })
+            name.parse::<usize>().map_or(!name.is_empty() && !name.starts_with('-'), |index| index < self.names.len())
         };
-        let names = visible
-            .split(',')
-            .map(str::trim)
-            .take_while(known)
-            .take(self.names.len())
-            .map(str::to_owned);
+        let names = visible.split(',').map(str::trim).take_while(known).take(self.names.len()).map(str::to_owned);
         Self {
             names: names.collect(),
-            source: format!(
-                "{}, of which CUDA_VISIBLE_DEVICES={visible} leaves",
-                self.source
-            ),
+            source: format!("{}, of which CUDA_VISIBLE_DEVICES={visible} leaves", self.source),
         }
     }
 }
@@ -100,29 +79,17 @@ pub fn choose(
     find: impl FnOnce() -> Gpus,
 ) -> Result<(Device, Gpus, Option<String>)> {
     if choice == DeviceChoice::Cpu {
-        return Ok((
-            Device::Cpu,
-            Gpus {
-                names: Vec::new(),
-                source: String::new(),
-            },
-            None,
-        ));
+        return Ok((Device::Cpu, Gpus { names: Vec::new(), source: String::new() }, None));
     }
     let gpus = find();
     let found = format!(
         "{} {} found {}",
         gpus.names.len(),
-        if gpus.names.len() == 1 {
-            "GPU was"
-        } else {
-            "GPUs were"
-        },
+        if gpus.names.len() == 1 { "GPU was" } else { "GPUs were" },
         gpus.source
     );
     if gpus.names.len() >= needed as usize {
-        let said = (choice == DeviceChoice::Auto)
-            .then(|| format!("computing on GPUs: {found}, {needed} needed"));
+        let said = (choice == DeviceChoice::Auto).then(|| format!("computing on GPUs: {found}, {needed} needed"));
         Ok((Device::Cuda, gpus, said))
     } else if choice == DeviceChoice::Cuda {
         bail!(
@@ -130,11 +97,7 @@ pub fn choose(
              take fewer trainers (--nodes, --gpus) or --device cpu"
         )
     } else {
-        Ok((
-            Device::Cpu,
-            gpus,
-            Some(format!("computing on the CPU: {found}, {needed} needed")),
-        ))
+        Ok((Device::Cpu, gpus, Some(format!("computing on the CPU: {found}, {needed} needed"))))
     }
 }
 
@@ -168,21 +131,13 @@ mod tests {
     use super::*;
 
     fn some(count: usize) -> Gpus {
-        Gpus {
-            names: (0..count).map(|i| i.to_string()).collect(),
-            source: "by counting".into(),
-        }
+        Gpus { names: (0..count).map(|i| i.to_string()).collect(), source: "by counting".into() }
     }
 
     #[test]
     fn too_few_gpus_is_an_error_that_says_what_was_found() {
-        let error = choose(DeviceChoice::Cuda, 32, || some(1))
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("32 trainers") && error.contains("1 GPU was found by counting"),
-            "{error}"
-        );
+        let error = choose(DeviceChoice::Cuda, 32, || some(1)).unwrap_err().to_string();
+        assert!(error.contains("32 trainers") && error.contains("1 GPU was found by counting"), "{error}");
     }
 
     #[test]

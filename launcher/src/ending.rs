@@ -29,28 +29,13 @@ struct Left {
 impl Left {
     fn of(plan: &Plan, show: &Show) -> Self {
         let journal = Journal::read(&plan.run).ok();
-        let steps = journal
-            .as_ref()
-            .and_then(|journal| journal.steps().ok())
-            .unwrap_or_default();
-        let digest = journal
-            .as_ref()
-            .and_then(|journal| journal.last_digest().ok())
-            .flatten();
-        let checkpoint = plan
-            .run
-            .latest_checkpoint()
-            .ok()
-            .flatten()
-            .map(|checkpoint| checkpoint.step.0);
-        let samples =
-            std::fs::read_dir(plan.run.samples()).is_ok_and(|mut entries| entries.next().is_some());
+        let steps = journal.as_ref().and_then(|journal| journal.steps().ok()).unwrap_or_default();
+        let digest = journal.as_ref().and_then(|journal| journal.last_digest().ok()).flatten();
+        let checkpoint = plan.run.latest_checkpoint().ok().flatten().map(|checkpoint| checkpoint.step.0);
+        let samples = std::fs::read_dir(plan.run.samples()).is_ok_and(|mut entries| entries.next().is_some());
         drop(journal);
         Self {
-            step: steps
-                .last()
-                .map_or(0, |row| row.record.step.next().0)
-                .max(checkpoint.unwrap_or(0)),
+            step: steps.last().map_or(0, |row| row.record.step.next().0).max(checkpoint.unwrap_or(0)),
             digest: digest.map(|(step, digest)| (step.0, digest)),
             checkpoint,
             samples,
@@ -74,10 +59,7 @@ impl Left {
 
 /// Removes the run's folder if this launch made it and no step was taken; returns whether it did.
 pub fn clean_up(plan: &Plan, show: &Show) -> bool {
-    let removed = plan
-        .made
-        .as_ref()
-        .map_or(Ok(false), crate::train::Made::remove_if_unused);
+    let removed = plan.made.as_ref().map_or(Ok(false), crate::train::Made::remove_if_unused);
     removed.unwrap_or_else(|error| {
         show.say(&format!("{error:#}"));
         false
@@ -86,14 +68,7 @@ pub fn clean_up(plan: &Plan, show: &Show) -> bool {
 
 /// The end of a launch that was stopped before any trainer was started.
 pub fn stopped_before_start(plan: &Plan, asked: Asked, show: &mut Show) -> u8 {
-    say(
-        plan,
-        &Outcome::Stopped {
-            by: asked,
-            orderly: true,
-        },
-        show,
-    )
+    say(plan, &Outcome::Stopped { by: asked, orderly: true }, show)
 }
 
 /// Says how a launch ended; returns the exit code.
@@ -106,9 +81,7 @@ pub fn say(plan: &Plan, outcome: &Outcome, show: &mut Show) -> u8 {
     };
     let left = Left::of(plan, show);
     let (word, what, code) = match outcome {
-        Outcome::Ended(_) if left.step >= plan.config.run.steps => {
-            ("finished", "finished".to_owned(), 0)
-        }
+        Outcome::Ended(_) if left.step >= plan.config.run.steps => ("finished", "finished".to_owned(), 0),
         Outcome::Ended(Some(reason)) => ("stopped", format!("ended: {reason}"), 0),
         Outcome::Ended(None) => ("stopped", "ended on request".to_owned(), 0),
         Outcome::Stopped { by, orderly } => {
@@ -117,27 +90,15 @@ pub fn say(plan: &Plan, outcome: &Outcome, show: &mut Show) -> u8 {
                 (Asked::Terminate, true) => ("SIGTERM", 0),
                 (Asked::Terminate, false) => ("SIGTERM", 143),
             };
-            let how = if *orderly {
-                "stopped by"
-            } else {
-                "stopped at once by"
-            };
+            let how = if *orderly { "stopped by" } else { "stopped at once by" };
             ("stopped", format!("{how} {by}"), code)
         }
         Outcome::Failed(cause) => {
-            let code = cause
-                .process
-                .as_ref()
-                .map_or(1, |(_, _, exit)| exit.as_code().max(1));
+            let code = cause.process.as_ref().map_or(1, |(_, _, exit)| exit.as_code().max(1));
             ("failed", "failed".to_owned(), code)
         }
     };
-    let mut line = format!(
-        "{} {what} at step {} of {}",
-        plan.run.path().display(),
-        left.step,
-        plan.config.run.steps
-    );
+    let mut line = format!("{} {what} at step {} of {}", plan.run.path().display(), left.step, plan.config.run.steps);
     if let Some((step, digest)) = &left.digest {
         let _ = write!(line, "; digest {digest} at step {step}");
     }
@@ -216,24 +177,14 @@ mod tests {
 
     #[test]
     fn a_cause_is_one_sentence_that_names_the_process_and_its_end() {
-        let killed = Exit {
-            code: None,
-            signal: Some(9),
-        };
-        let cause = |process| Cause {
-            process,
-            last_lines: Vec::new(),
-            reason: Some("the node burns".into()),
-        };
+        let killed = Exit { code: None, signal: Some(9) };
+        let cause = |process| Cause { process, last_lines: Vec::new(), reason: Some("the node burns".into()) };
         let trainer = Process::Trainer { node: 1, rank: 5 };
         assert_eq!(
             sentence(&cause(Some((trainer, 77, killed)))),
             "trainer 5 (node 1, process 77) was killed by signal 9 (KILL)"
         );
-        let seven = Exit {
-            code: Some(7),
-            signal: None,
-        };
+        let seven = Exit { code: Some(7), signal: None };
         assert_eq!(
             sentence(&cause(Some((Process::Coordinator, 7, seven)))),
             "the coordinator (process 7) ended with exit code 7"

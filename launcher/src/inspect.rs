@@ -42,9 +42,7 @@ pub async fn status(target: &str, as_json: bool) -> Result<u8> {
         let live = watch::status(target).await?;
         (live_text(&live), live_object(&live))
     } else {
-        bail!(
-            "{target} is neither the folder of a run nor the address of a coordinator (host:port)"
-        );
+        bail!("{target} is neither the folder of a run nor the address of a coordinator (host:port)");
     };
     if as_json {
         writeln!(std::io::stdout(), "{object}")?;
@@ -66,17 +64,9 @@ pub async fn stop(path: &Path, wait: Duration) -> Result<u8> {
     };
     let step = watch::ask_to_stop(&announcement.address, "launcher stop")
         .await
-        .with_context(|| {
-            format!(
-                "{name} cannot be stopped (its coordinator is process {})",
-                announcement.pid
-            )
-        })?;
+        .with_context(|| format!("{name} cannot be stopped (its coordinator is process {})", announcement.pid))?;
     let mut stdout = std::io::stdout();
-    writeln!(
-        stdout,
-        "asked {name} to stop after step {step} and to write a checkpoint; waiting for it"
-    )?;
+    writeln!(stdout, "asked {name} to stop after step {step} and to write a checkpoint; waiting for it")?;
     let start = Instant::now();
     loop {
         let ended = match watch::status(&announcement.address).await {
@@ -86,9 +76,8 @@ pub async fn stop(path: &Path, wait: Duration) -> Result<u8> {
         let gone = run.announcement()?.is_none_or(|now| now != announcement);
         if ended || gone {
             let checkpoint = run.latest_checkpoint()?.map(|checkpoint| checkpoint.step);
-            let checkpoint = checkpoint.map_or("it has no checkpoint".into(), |step| {
-                format!("its last checkpoint is of step {step}")
-            });
+            let checkpoint = checkpoint
+                .map_or("it has no checkpoint".into(), |step| format!("its last checkpoint is of step {step}"));
             writeln!(stdout, "{name} has stopped; {checkpoint}")?;
             return Ok(0);
         }
@@ -126,10 +115,7 @@ fn at_rest(run: &RunDir) -> Result<(String, Value)> {
     let step = last.map_or(0, |row| row.record.step.next().0);
     let checkpoint = run.latest_checkpoint()?.map(|checkpoint| checkpoint.step.0);
     let name = run.path().display().to_string();
-    let mut text = format!(
-        "{name} is not running; it took {step} of {} steps",
-        config.run.steps
-    );
+    let mut text = format!("{name} is not running; it took {step} of {} steps", config.run.steps);
     if let Some(last) = last {
         let record = last.record;
         text += &format!(
@@ -139,9 +125,7 @@ fn at_rest(run: &RunDir) -> Result<(String, Value)> {
     }
     match checkpoint {
         Some(checkpoint) if checkpoint >= config.run.steps => text += "\nit is finished",
-        Some(checkpoint) => {
-            text += &format!("\ngo on from step {checkpoint} with `launcher resume {name}`")
-        }
+        Some(checkpoint) => text += &format!("\ngo on from step {checkpoint} with `launcher resume {name}`"),
         None => text += "\nit has no checkpoint",
     }
     if let Some((step, digest)) = &digest {
@@ -244,17 +228,11 @@ mod tests {
     #[test]
     fn a_run_at_rest_says_how_far_it_came_and_how_to_go_on() -> Result<()> {
         let folder = tempfile::tempdir()?;
-        let entries = [
-            made_up::step(0, 0.5),
-            made_up::step(1, 0.5),
-            made_up::digest(2, 0, "abc", &[]),
-        ];
+        let entries = [made_up::step(0, 0.5), made_up::step(1, 0.5), made_up::digest(2, 0, "abc", &[])];
         let run = made_up::run(&folder.path().join("run"), &["run.steps=9"], &entries)?;
         let (text, object) = at_rest(&run)?;
         assert!(
-            text.contains("2 of 9 steps")
-                && text.contains("no checkpoint")
-                && text.contains("abc at step 2"),
+            text.contains("2 of 9 steps") && text.contains("no checkpoint") && text.contains("abc at step 2"),
             "{text}"
         );
         assert_eq!(object["step"], 2);
@@ -265,15 +243,9 @@ mod tests {
     async fn a_run_without_a_coordinator_cannot_be_stopped() -> Result<()> {
         let folder = tempfile::tempdir()?;
         let run = made_up::run(&folder.path().join("run"), &[], &[])?;
-        let error = stop(run.path(), Duration::from_secs(1))
-            .await
-            .err()
-            .map(|error| format!("{error:#}"));
+        let error = stop(run.path(), Duration::from_secs(1)).await.err().map(|error| format!("{error:#}"));
         assert!(error.is_some_and(|error| error.contains("is not running")));
-        let error = status("nowhere", false)
-            .await
-            .err()
-            .map(|error| error.to_string());
+        let error = status("nowhere", false).await.err().map(|error| error.to_string());
         assert!(error.is_some_and(|error| error.contains("neither the folder of a run nor")));
         Ok(())
     }

@@ -117,23 +117,13 @@ impl Launch {
         let log = Log::append_to(&plan.run.logs().join("coordinator.log"), None);
 
         let mut command = child::tied(&plan.coordinator)?;
-        command.arg("--run").arg(&path).args([
-            "--listen",
-            "127.0.0.1:0",
-            "--world",
-            &plan.shape.world().to_string(),
-        ]);
+        command.arg("--run").arg(&path).args(["--listen", "127.0.0.1:0", "--world", &plan.shape.world().to_string()]);
         command.args(["--nodes", &plan.shape.nodes.to_string(), "--supervised"]);
         if plan.accept_changed_checkpoint {
             command.arg("--accept-changed-checkpoint");
         }
         let (mut coordinator, mut waiter, stdout) = child::start(command, &log, Stdout::Ours)
-            .with_context(|| {
-                format!(
-                    "cannot start the coordinator ({})",
-                    plan.coordinator.display()
-                )
-            })?;
+            .with_context(|| format!("cannot start the coordinator ({})", plan.coordinator.display()))?;
         let listening = tokio::select! {
             listening = where_it_listens(stdout) => listening.map_err(Stopped::Error),
             asked = signals.next() => Err(Stopped::Asked(asked)),
@@ -197,10 +187,7 @@ impl Launch {
     /// A coordinator that was killed could not take back where it is to be found.
     fn retract(&self, run: &RunDir) {
         let stale = |pid| pid == self.coordinator.pid() && !self.coordinator.is_alive();
-        if run
-            .announcement()
-            .is_ok_and(|announcement| announcement.is_some_and(|left| stale(left.pid)))
-        {
+        if run.announcement().is_ok_and(|announcement| announcement.is_some_and(|left| stale(left.pid))) {
             run.retract();
         }
     }
@@ -240,13 +227,7 @@ impl Launch {
                 Body::Progress(progress) => show.progress(progress, Instant::now()),
                 Body::Event(event) => show.event(&event),
                 Body::Ended(ended) => {
-                    self.supervision.on(
-                        Happened::Ended {
-                            failed: ended.failed,
-                            reason: ended.reason,
-                        },
-                        Instant::now(),
-                    );
+                    self.supervision.on(Happened::Ended { failed: ended.failed, reason: ended.reason }, Instant::now());
                 }
             }
         }
@@ -254,63 +235,23 @@ impl Launch {
 
     fn take(&self, news: News, show: &Show) -> Option<Happened> {
         match news {
-            News::Report {
-                node,
-                report: Report::Output { rank, line },
-            } => {
+            News::Report { node, report: Report::Output { rank, line } } => {
                 show.output(node, rank, &line);
                 None
             }
-            News::Report {
-                report: Report::Started { .. },
-                ..
-            } => None,
-            News::Report {
-                node,
-                report:
-                    Report::Exited {
-                        rank,
-                        pid,
-                        exit,
-                        asked,
-                        last_lines,
-                        ..
-                    },
-            } => Some(Happened::Exited {
-                process: Process::Trainer { node, rank },
-                pid,
-                exit,
-                asked,
-                last_lines,
-            }),
-            News::Report {
-                node,
-                report: Report::Failed { reason },
-            } => Some(Happened::CouldNotStart { node, reason }),
+            News::Report { report: Report::Started { .. }, .. } => None,
+            News::Report { node, report: Report::Exited { rank, pid, exit, asked, last_lines, .. } } => {
+                Some(Happened::Exited { process: Process::Trainer { node, rank }, pid, exit, asked, last_lines })
+            }
+            News::Report { node, report: Report::Failed { reason } } => Some(Happened::CouldNotStart { node, reason }),
             News::AgentEnded { node, exit } => {
                 let pid = self.agents.get(node as usize).map_or(0, Child::pid);
-                let last_lines = self
-                    .agent_logs
-                    .get(node as usize)
-                    .map(Log::last_lines)
-                    .unwrap_or_default();
-                Some(Happened::Exited {
-                    process: Process::Agent(node),
-                    pid,
-                    exit,
-                    asked: false,
-                    last_lines,
-                })
+                let last_lines = self.agent_logs.get(node as usize).map(Log::last_lines).unwrap_or_default();
+                Some(Happened::Exited { process: Process::Agent(node), pid, exit, asked: false, last_lines })
             }
             News::CoordinatorEnded(exit) => {
                 let (pid, last_lines) = (self.coordinator.pid(), self.coordinator_log.last_lines());
-                Some(Happened::Exited {
-                    process: Process::Coordinator,
-                    pid,
-                    exit,
-                    asked: false,
-                    last_lines,
-                })
+                Some(Happened::Exited { process: Process::Coordinator, pid, exit, asked: false, last_lines })
             }
             News::Say(text) => {
                 show.say(&text);
@@ -326,23 +267,17 @@ impl Launch {
                 let (address, teller) = (self.address.clone(), self.teller.clone());
                 tokio::spawn(async move {
                     if let Err(error) = watch::ask_to_stop(&address, &reason).await {
-                        let _ = teller.send(News::Say(format!(
-                            "the coordinator could not be asked to stop: {error:#}"
-                        )));
+                        let _ =
+                            teller.send(News::Say(format!("the coordinator could not be asked to stop: {error:#}")));
                     }
                 });
             }
-            Act::EndAgents => self
-                .agents
-                .iter()
-                .for_each(|agent| agent.signal(Signal::SIGTERM)),
+            Act::EndAgents => self.agents.iter().for_each(|agent| agent.signal(Signal::SIGTERM)),
             Act::CloseAgents => self.agents.iter_mut().for_each(Child::close_stdin),
             Act::CloseCoordinator => self.coordinator.close_stdin(),
             Act::KillAll => {
                 // Killed, agents take their trainers with them: they are tied.
-                self.agents
-                    .iter()
-                    .for_each(|agent| agent.signal(Signal::SIGKILL));
+                self.agents.iter().for_each(|agent| agent.signal(Signal::SIGKILL));
                 self.coordinator.signal(Signal::SIGKILL);
             }
         }
@@ -364,12 +299,7 @@ fn start_agent(
         .args(["agent", "--coordinator", address, "--run"])
         .arg(run)
         .args(["--node", &node.to_string(), "--trainers", &gpus.to_string()])
-        .args([
-            "--first-rank",
-            &(node * gpus).to_string(),
-            "--device",
-            plan.device.name(),
-        ])
+        .args(["--first-rank", &(node * gpus).to_string(), "--device", plan.device.name()])
         .args(["--grace", &args.grace.as_secs_f64().to_string()]);
     if args.forward_logs {
         command.arg("--forward-logs");
@@ -377,15 +307,11 @@ fn start_agent(
     // Nodes that share this machine share its GPUs: each gets a part of them, counted from 0 by its own trainers.
     if plan.device == Device::Cuda && plan.shape.nodes > 1 {
         let from = (node * gpus) as usize;
-        let part = plan
-            .gpus
-            .names
-            .get(from..from + gpus as usize)
-            .context("there are fewer GPUs than trainers")?;
+        let part = plan.gpus.names.get(from..from + gpus as usize).context("there are fewer GPUs than trainers")?;
         command.env("CUDA_VISIBLE_DEVICES", part.join(","));
     }
-    let (child, mut waiter, stdout) = child::start(command, log, Stdout::Ours)
-        .with_context(|| format!("cannot start the agent of node {node}"))?;
+    let (child, mut waiter, stdout) =
+        child::start(command, log, Stdout::Ours).with_context(|| format!("cannot start the agent of node {node}"))?;
     let (reports, ended, log) = (teller.clone(), teller.clone(), log.clone());
     let reader = tokio::spawn(async move {
         let Some(stdout) = stdout else { return };
@@ -414,19 +340,12 @@ async fn where_it_listens(stdout: Option<ChildStdout>) -> Result<(String, ChildS
     let mut lines: Lines<_> = BufReader::new(stdout.take(1 << 16)).lines();
     let line = match timeout(LISTENING, lines.next_line()).await {
         Ok(line) => line.context("cannot read what the coordinator says")?,
-        Err(_) => bail!(
-            "the coordinator did not say within {} s where it listens",
-            LISTENING.as_secs()
-        ),
+        Err(_) => bail!("the coordinator did not say within {} s where it listens", LISTENING.as_secs()),
     };
     let line = line.context("the coordinator ended before it said where it listens")?;
-    let listening: Listening = serde_json::from_str(&line).with_context(|| {
-        format!("the coordinator should say {{\"listening\":\"ADDRESS\"}} first and said {line:?}")
-    })?;
-    Ok((
-        listening.listening,
-        lines.into_inner().into_inner().into_inner(),
-    ))
+    let listening: Listening = serde_json::from_str(&line)
+        .with_context(|| format!("the coordinator should say {{\"listening\":\"ADDRESS\"}} first and said {line:?}"))?;
+    Ok((listening.listening, lines.into_inner().into_inner().into_inner()))
 }
 
 async fn end_now(child: &mut Child, waiter: &mut Waiter) -> Option<Exit> {
@@ -436,32 +355,16 @@ async fn end_now(child: &mut Child, waiter: &mut Waiter) -> Option<Exit> {
         return Some(exit);
     }
     child.signal(Signal::SIGKILL);
-    waiter.within(Duration::from_secs(5)).await.map(|_| Exit {
-        code: None,
-        signal: None,
-    })
+    waiter.within(Duration::from_secs(5)).await.map(|_| Exit { code: None, signal: None })
 }
 
 fn start_failure(error: &anyhow::Error, exit: Option<Exit>, log: &Log) -> anyhow::Error {
     let how = match exit {
-        Some(
-            exit @ (Exit { code: Some(_), .. }
-            | Exit {
-                signal: Some(_), ..
-            }),
-        ) => format!(" ({exit})"),
+        Some(exit @ (Exit { code: Some(_), .. } | Exit { signal: Some(_), .. })) => format!(" ({exit})"),
         _ => String::new(),
     };
-    let lines: String = log
-        .last_lines()
-        .iter()
-        .map(|line| format!("\n    {line}"))
-        .collect();
-    let said = if lines.is_empty() {
-        "; it wrote nothing".to_owned()
-    } else {
-        format!("; its last lines:{lines}")
-    };
+    let lines: String = log.last_lines().iter().map(|line| format!("\n    {line}")).collect();
+    let said = if lines.is_empty() { "; it wrote nothing".to_owned() } else { format!("; its last lines:{lines}") };
     anyhow!("{error:#}{how}{said}")
 }
 

@@ -11,9 +11,7 @@ use launcher::{agent, inspect, train, verify};
 fn main() -> ExitCode {
     let cli = Cli::parse_from(with_default_command(std::env::args_os()));
     let quick = match cli.command {
-        Command::Tied { parent, program } => {
-            agent::become_tied(parent, &program).map(|never| match never {})
-        }
+        Command::Tied { parent, program } => agent::become_tied(parent, &program).map(|never| match never {}),
         Command::Digest { run } => inspect::digest(&run),
         Command::Verify { run, other } => {
             let verdict = verify::verify(&run, &other);
@@ -36,9 +34,7 @@ fn main() -> ExitCode {
 
 /// Everything that waits runs on the main thread: the kernel ties children to the thread that started them.
 fn on_this_thread(command: Command) -> Result<u8> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let code = runtime.block_on(async {
         match command {
             Command::Train(args) => train::train(&args).await,

@@ -39,21 +39,11 @@ impl Log {
         let file = match OpenOptions::new().create(true).append(true).open(path) {
             Ok(file) => Some(file),
             Err(error) => {
-                last.push_back(format!(
-                    "(the log {} cannot be written: {error})",
-                    path.display()
-                ));
+                last.push_back(format!("(the log {} cannot be written: {error})", path.display()));
                 None
             }
         };
-        Self {
-            inner: Arc::new(Mutex::new(Inner {
-                path: path.into(),
-                file,
-                last,
-                sink,
-            })),
-        }
+        Self { inner: Arc::new(Mutex::new(Inner { path: path.into(), file, last, sink })) }
     }
 
     /// The last lines, oldest first.
@@ -100,20 +90,12 @@ impl Inner {
             whole.push(b'\n');
             if let Err(error) = file.write_all(&whole) {
                 self.file = None;
-                self.keep(format!(
-                    "(the log {} cannot be written any more: {error})",
-                    self.path.display()
-                ));
+                self.keep(format!("(the log {} cannot be written any more: {error})", self.path.display()));
             }
         }
         // What redraws its line shows on a terminal only what stands behind the last carriage return.
         let text = String::from_utf8_lossy(line);
-        let shown = text
-            .trim_end_matches('\r')
-            .rsplit('\r')
-            .next()
-            .unwrap_or_default()
-            .to_owned();
+        let shown = text.trim_end_matches('\r').rsplit('\r').next().unwrap_or_default().to_owned();
         if let Some(sink) = &self.sink {
             sink(&shown);
         }
@@ -133,9 +115,7 @@ impl Inner {
 /// Whether a line is a frame of a backtrace. Those would push out of the last lines the sentence they belong to.
 fn is_backtrace(line: &str) -> bool {
     let text = line.trim_start();
-    let numbered = text
-        .split_once(": ")
-        .is_some_and(|(number, _)| number.parse::<u32>().is_ok());
+    let numbered = text.split_once(": ").is_some_and(|(number, _)| number.parse::<u32>().is_ok());
     text.len() < line.len() && (numbered || text.starts_with("at "))
 }
 
@@ -148,8 +128,7 @@ mod tests {
         let folder = tempfile::tempdir()?;
         let path = folder.path().join("child.log");
         let log = Log::append_to(&path, None);
-        let text: String =
-            (0..40).map(|i| format!("line {i}\n")).collect::<String>() + "10%\r20%\nno end";
+        let text: String = (0..40).map(|i| format!("line {i}\n")).collect::<String>() + "10%\r20%\nno end";
         log.clone().follow(text.as_bytes()).await;
         assert_eq!(std::fs::read_to_string(&path)?, text + "\n");
         let last = log.last_lines();

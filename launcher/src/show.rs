@@ -46,20 +46,13 @@ impl Show {
             LogFormat::Text if std::io::stderr().is_terminal() => {
                 let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
                 bar.set_style(
-                    ProgressStyle::with_template("{msg}")
-                        .unwrap_or_else(|_| ProgressStyle::default_spinner()),
+                    ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_spinner()),
                 );
                 Form::Bar(bar)
             }
             LogFormat::Text => Form::Plain,
         };
-        Self {
-            form,
-            pace: Pace::default(),
-            latest: None,
-            shown: None,
-            fresh: false,
-        }
+        Self { form, pace: Pace::default(), latest: None, shown: None, fresh: false }
     }
 
     /// The newest progress.
@@ -103,24 +96,17 @@ impl Show {
             })),
             // Leases follow from the generation; they are for the journal.
             Form::Plain | Form::Bar(_) if event.kind == "lease" => {}
-            Form::Plain | Form::Bar(_) => self.above(&format!(
-                "{}  {}: {}",
-                time_of_day(event.time),
-                event.kind,
-                event.text
-            )),
+            Form::Plain | Form::Bar(_) => {
+                self.above(&format!("{}  {}: {}", time_of_day(event.time), event.kind, event.text))
+            }
         }
     }
 
     /// A line that a trainer wrote.
     pub fn output(&self, node: u32, rank: u32, line: &str) {
         match self.form {
-            Form::Json => {
-                print(&json!({ "kind": "output", "node": node, "rank": rank, "line": line }))
-            }
-            Form::Quiet | Form::Plain | Form::Bar(_) => {
-                self.above(&format!("[node {node} rank {rank}] {line}"))
-            }
+            Form::Json => print(&json!({ "kind": "output", "node": node, "rank": rank, "line": line })),
+            Form::Quiet | Form::Plain | Form::Bar(_) => self.above(&format!("[node {node} rank {rank}] {line}")),
         }
     }
 
@@ -165,20 +151,8 @@ fn write_line(line: &str) {
 }
 
 fn progress_line(progress: &Progress, left: Option<Duration>) -> String {
-    let Progress {
-        step,
-        steps,
-        real,
-        fake,
-        k,
-        m_global,
-        rate,
-        images_per_second,
-        ..
-    } = progress;
-    let left = left
-        .map(|left| format!("  {} left", in_words(left)))
-        .unwrap_or_default();
+    let Progress { step, steps, real, fake, k, m_global, rate, images_per_second, .. } = progress;
+    let left = left.map(|left| format!("  {} left", in_words(left))).unwrap_or_default();
     format!(
         "step {step}/{steps}  {images_per_second:.1} images/s  L(x) {real:.4}  L(G(z)) {fake:.4}  k {k:.4}  \
          M {m_global:.4}  rate {rate:.1e}{left}"
@@ -204,11 +178,7 @@ impl Pace {
     fn add(&mut self, step: u64, now: Instant) {
         self.seen.push_back((now, step));
         // Two always stay, so that steps longer than the window tell something, too.
-        while self.seen.len() > 2
-            && self
-                .seen
-                .front()
-                .is_some_and(|(time, _)| now.duration_since(*time) > PACE_WINDOW)
+        while self.seen.len() > 2 && self.seen.front().is_some_and(|(time, _)| now.duration_since(*time) > PACE_WINDOW)
         {
             self.seen.pop_front();
         }
@@ -217,8 +187,7 @@ impl Pace {
     fn left(&self, steps: u64) -> Option<Duration> {
         let ((first, from), (last, to)) = (self.seen.front()?, self.seen.back()?);
         let done = to.checked_sub(*from).filter(|done| *done > 0)?;
-        let seconds = last.duration_since(*first).as_secs_f64() / done as f64
-            * steps.saturating_sub(*to) as f64;
+        let seconds = last.duration_since(*first).as_secs_f64() / done as f64 * steps.saturating_sub(*to) as f64;
         Duration::try_from_secs_f64(seconds).ok()
     }
 }

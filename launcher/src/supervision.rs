@@ -186,8 +186,7 @@ impl Supervision {
     /// Whether nothing is left to wait for.
     #[must_use]
     pub fn is_over(&self) -> bool {
-        self.stage == Stage::GivenUp
-            || (self.coordinator.is_some() && self.agents_gone >= self.agents)
+        self.stage == Stage::GivenUp || (self.coordinator.is_some() && self.agents_gone >= self.agents)
     }
 
     /// Whether the processes that are left are being ended by force.
@@ -199,23 +198,12 @@ impl Supervision {
     /// Takes in what happened and says what to do.
     pub fn on(&mut self, happened: Happened, now: Instant) -> Vec<Act> {
         match happened {
-            Happened::Exited {
-                process,
-                pid,
-                exit,
-                asked,
-                last_lines,
-            } => self.exited(process, pid, exit, asked, last_lines, now),
+            Happened::Exited { process, pid, exit, asked, last_lines } => {
+                self.exited(process, pid, exit, asked, last_lines, now)
+            }
             Happened::CouldNotStart { node, reason } => {
                 let reason = format!("node {node}: {reason}");
-                self.failed(
-                    Cause {
-                        process: None,
-                        last_lines: Vec::new(),
-                        reason: Some(reason),
-                    },
-                    now,
-                )
+                self.failed(Cause { process: None, last_lines: Vec::new(), reason: Some(reason) }, now)
             }
             Happened::Ended { failed, reason } => {
                 self.ended = Some((failed, reason));
@@ -236,18 +224,12 @@ impl Supervision {
         last_lines: Vec<String>,
         now: Instant,
     ) -> Vec<Act> {
-        let cause = Cause {
-            process: Some((process.clone(), pid, exit)),
-            last_lines,
-            reason: None,
-        };
+        let cause = Cause { process: Some((process.clone(), pid, exit)), last_lines, reason: None };
         match process {
             Process::Coordinator => {
                 self.coordinator = Some(exit);
-                let unexpected = self.ended.is_none()
-                    && exit.code != Some(0)
-                    && !self.is_forced()
-                    && !self.coordinator_closed;
+                let unexpected =
+                    self.ended.is_none() && exit.code != Some(0) && !self.is_forced() && !self.coordinator_closed;
                 if unexpected {
                     self.failures.push((now, cause));
                 }
@@ -257,15 +239,10 @@ impl Supervision {
             Process::Agent(_) => {
                 self.agents_gone += 1;
                 // An agent's code follows from its trainers', which were reported; only its own death is news.
-                let died =
-                    exit.signal.is_some() || (exit.code != Some(0) && !self.a_trainer_failed());
+                let died = exit.signal.is_some() || (exit.code != Some(0) && !self.a_trainer_failed());
                 let mut acts = Vec::new();
                 let well = matches!(self.ended, Some((false, _)));
-                if died
-                    && !self.is_forced()
-                    && !well
-                    && exit.code != Some(crate::child::STOPPED_FOR_ANOTHER)
-                {
+                if died && !self.is_forced() && !well && exit.code != Some(crate::child::STOPPED_FOR_ANOTHER) {
                     acts = self.failed(cause, now);
                 }
                 if self.agents_gone >= self.agents {
@@ -284,12 +261,9 @@ impl Supervision {
     }
 
     fn a_trainer_failed(&self) -> bool {
-        self.failures.iter().any(|(_, cause)| {
-            !matches!(
-                cause.process,
-                Some((Process::Coordinator | Process::Agent(_), ..))
-            )
-        })
+        self.failures
+            .iter()
+            .any(|(_, cause)| !matches!(cause.process, Some((Process::Coordinator | Process::Agent(_), ..))))
     }
 
     fn failed(&mut self, cause: Cause, now: Instant) -> Vec<Act> {
@@ -363,10 +337,7 @@ impl Supervision {
             Stage::Killing => {
                 self.stage = Stage::GivenUp;
                 self.deadline = None;
-                vec![Act::Say(format!(
-                    "{} s after KILL some processes are still there",
-                    KILLED.as_secs()
-                ))]
+                vec![Act::Say(format!("{} s after KILL some processes are still there", KILLED.as_secs()))]
             }
             Stage::GivenUp => Vec::new(),
         }
@@ -390,10 +361,7 @@ impl Supervision {
             self.deadline = Some(now + time);
         } else if stage == Stage::Settling && self.stage == stage {
             // Both the coordinator's word and its end lead here; the earlier deadline holds.
-            self.deadline = Some(
-                self.deadline
-                    .map_or(now + time, |before| before.min(now + time)),
-            );
+            self.deadline = Some(self.deadline.map_or(now + time, |before| before.min(now + time)));
         }
     }
 
@@ -401,33 +369,19 @@ impl Supervision {
     #[must_use]
     pub fn outcome(&self) -> Outcome {
         let cause = self.first_cause();
-        let said = self
-            .ended
-            .as_ref()
-            .map(|(_, reason)| reason.clone())
-            .filter(|reason| !reason.is_empty());
+        let said = self.ended.as_ref().map(|(_, reason)| reason.clone()).filter(|reason| !reason.is_empty());
         let failed = match (&self.ended, self.coordinator) {
             (Some((failed, _)), _) => *failed,
             (None, Some(exit)) => exit.code != Some(0) || cause.is_some(),
             (None, None) => true,
         };
         match (self.asked, cause) {
-            (Some(by), None) => Outcome::Stopped {
-                by,
-                orderly: !failed,
-            },
-            (_, Some(cause)) if failed => Outcome::Failed(Cause {
-                reason: cause.reason.or(said),
-                ..cause
-            }),
+            (Some(by), None) => Outcome::Stopped { by, orderly: !failed },
+            (_, Some(cause)) if failed => Outcome::Failed(Cause { reason: cause.reason.or(said), ..cause }),
             (Some(by), Some(_)) => Outcome::Stopped { by, orderly: true },
             (None, None) if failed => {
                 let reason = said.or_else(|| self.coordinator_closed.then(|| NO_WORD.to_owned()));
-                Outcome::Failed(Cause {
-                    process: None,
-                    last_lines: Vec::new(),
-                    reason,
-                })
+                Outcome::Failed(Cause { process: None, last_lines: Vec::new(), reason })
             }
             (None, _) => Outcome::Ended(said),
         }
@@ -445,11 +399,7 @@ impl Supervision {
             };
             whom && time.duration_since(*first_time) < ECHO
         });
-        let cause = if by_code {
-            behind_it.map_or(first, |(_, cause)| cause)
-        } else {
-            first
-        };
+        let cause = if by_code { behind_it.map_or(first, |(_, cause)| cause) } else { first };
         Some(cause.clone())
     }
 }
@@ -460,48 +410,21 @@ const NO_WORD: &str = "all trainers ended, and the coordinator did not say why";
 mod tests {
     use super::*;
 
-    const OK: Exit = Exit {
-        code: Some(0),
-        signal: None,
-    };
-    const VICTIM: Exit = Exit {
-        code: Some(3),
-        signal: None,
-    };
-    const KILL: Exit = Exit {
-        code: None,
-        signal: Some(9),
-    };
-    const SEVEN: Exit = Exit {
-        code: Some(7),
-        signal: None,
-    };
+    const OK: Exit = Exit { code: Some(0), signal: None };
+    const VICTIM: Exit = Exit { code: Some(3), signal: None };
+    const KILL: Exit = Exit { code: None, signal: Some(9) };
+    const SEVEN: Exit = Exit { code: Some(7), signal: None };
 
     fn trainer(rank: u32, exit: Exit) -> Happened {
-        exited(
-            Process::Trainer {
-                node: rank / 2,
-                rank,
-            },
-            exit,
-        )
+        exited(Process::Trainer { node: rank / 2, rank }, exit)
     }
 
     fn exited(process: Process, exit: Exit) -> Happened {
-        Happened::Exited {
-            process,
-            pid: 100,
-            exit,
-            asked: false,
-            last_lines: vec!["last".into()],
-        }
+        Happened::Exited { process, pid: 100, exit, asked: false, last_lines: vec!["last".into()] }
     }
 
     fn ended(failed: bool) -> Happened {
-        Happened::Ended {
-            failed,
-            reason: "the coordinator's sentence".into(),
-        }
+        Happened::Ended { failed, reason: "the coordinator's sentence".into() }
     }
 
     struct Story {
@@ -511,10 +434,7 @@ mod tests {
 
     impl Story {
         fn new() -> Self {
-            Self {
-                machine: Supervision::new(2, Duration::from_secs(30)),
-                now: Instant::now(),
-            }
+            Self { machine: Supervision::new(2, Duration::from_secs(30)), now: Instant::now() }
         }
 
         fn then(&mut self, happened: Happened) -> Vec<Act> {
@@ -532,10 +452,7 @@ mod tests {
 
         fn cause(&self) -> Process {
             match self.machine.outcome() {
-                Outcome::Failed(Cause {
-                    process: Some((process, ..)),
-                    ..
-                }) => process,
+                Outcome::Failed(Cause { process: Some((process, ..)), .. }) => process,
                 other => panic!("{other:?}"),
             }
         }
@@ -556,10 +473,7 @@ mod tests {
             assert_eq!(story.then(happened), []);
         }
         assert!(story.machine.is_over());
-        assert_eq!(
-            story.machine.outcome(),
-            Outcome::Ended(Some("the coordinator's sentence".into()))
-        );
+        assert_eq!(story.machine.outcome(), Outcome::Ended(Some("the coordinator's sentence".into())));
     }
 
     #[test]
@@ -569,17 +483,9 @@ mod tests {
         story.then(trainer(3, KILL));
         story.then(trainer(2, SEVEN));
         story.then(ended(true));
-        story.then(exited(
-            Process::Coordinator,
-            Exit {
-                code: Some(1),
-                signal: None,
-            },
-        ));
+        story.then(exited(Process::Coordinator, Exit { code: Some(1), signal: None }));
         assert_eq!(story.cause(), Process::Trainer { node: 1, rank: 3 });
-        let Outcome::Failed(cause) = story.machine.outcome() else {
-            panic!("not failed")
-        };
+        let Outcome::Failed(cause) = story.machine.outcome() else { panic!("not failed") };
         assert_eq!(cause.reason.as_deref(), Some("the coordinator's sentence"));
     }
 
@@ -620,10 +526,7 @@ mod tests {
         assert!(story.now - start < Duration::from_secs(60));
         let place = |act: &Act| acts.iter().position(|other| other == act);
         assert!(matches!(acts[0], Act::AskToStop(_)));
-        assert!(
-            place(&Act::EndAgents) < place(&Act::CloseAgents)
-                && place(&Act::CloseAgents) < place(&Act::KillAll)
-        );
+        assert!(place(&Act::EndAgents) < place(&Act::CloseAgents) && place(&Act::CloseAgents) < place(&Act::KillAll));
         assert_eq!(story.cause(), Process::Trainer { node: 0, rank: 0 });
     }
 
@@ -643,17 +546,8 @@ mod tests {
         let mut story = Story::new();
         let acts = story.then(Happened::Asked(Asked::Interrupt));
         assert!(matches!(acts.last(), Some(Act::AskToStop(_))), "{acts:?}");
-        assert_eq!(
-            story.then(Happened::Asked(Asked::Interrupt)).last(),
-            Some(&Act::KillAll)
-        );
-        assert_eq!(
-            story.machine.outcome(),
-            Outcome::Stopped {
-                by: Asked::Interrupt,
-                orderly: false
-            }
-        );
+        assert_eq!(story.then(Happened::Asked(Asked::Interrupt)).last(), Some(&Act::KillAll));
+        assert_eq!(story.machine.outcome(), Outcome::Stopped { by: Asked::Interrupt, orderly: false });
     }
 
     #[test]
@@ -662,13 +556,7 @@ mod tests {
         story.then(Happened::Asked(Asked::Terminate));
         story.then(ended(false));
         story.then(exited(Process::Coordinator, OK));
-        assert_eq!(
-            story.machine.outcome(),
-            Outcome::Stopped {
-                by: Asked::Terminate,
-                orderly: true
-            }
-        );
+        assert_eq!(story.machine.outcome(), Outcome::Stopped { by: Asked::Terminate, orderly: true });
     }
 
     #[test]
@@ -680,9 +568,6 @@ mod tests {
         assert_eq!(story.silence(), [Act::KillAll]);
         story.then(exited(Process::Coordinator, KILL));
         assert!(story.machine.is_over());
-        assert!(matches!(
-            story.machine.outcome(),
-            Outcome::Failed(Cause { process: None, .. })
-        ));
+        assert!(matches!(story.machine.outcome(), Outcome::Failed(Cause { process: None, .. })));
     }
 }

@@ -31,10 +31,7 @@ pub async fn train(args: &TrainArgs) -> Result<u8> {
         return Err(began_record::RecordError::Exists(args.run.clone()).into());
     }
     let (config, data) = configure::new_run(args)?;
-    let shape = Shape {
-        nodes: args.nodes,
-        gpus: args.gpus,
-    };
+    let shape = Shape { nodes: args.nodes, gpus: args.gpus };
     let (device, gpus, said) = devices::choose(args.device, shape.world(), Gpus::find)?;
     let (coordinator, _) = (binaries::coordinator()?, binaries::trainer()?);
 
@@ -53,16 +50,8 @@ pub async fn train(args: &TrainArgs) -> Result<u8> {
         config.run.steps
     ));
     said.iter().for_each(|said| show.say(said));
-    let plan = Plan {
-        run,
-        config,
-        shape,
-        device,
-        gpus,
-        coordinator,
-        accept_changed_checkpoint: false,
-        made: Some(made),
-    };
+    let plan =
+        Plan { run, config, shape, device, gpus, coordinator, accept_changed_checkpoint: false, made: Some(made) };
     launch::launch(plan, &args.show, &mut show).await
 }
 
@@ -85,7 +74,11 @@ pub async fn resume(args: &ResumeArgs) -> Result<u8> {
             args.run.display(),
             config.run.steps
         );
-        show.end(None, &text, &serde_json::json!({ "kind": "ended", "outcome": "finished", "step": step.0, "text": text }));
+        show.end(
+            None,
+            &text,
+            &serde_json::json!({ "kind": "ended", "outcome": "finished", "step": step.0, "text": text }),
+        );
         return Ok(0);
     }
     configure::same_data(&config, &manifest)?;
@@ -107,23 +100,13 @@ pub async fn resume(args: &ResumeArgs) -> Result<u8> {
             place_of(shape),
             count(config.run.lanes, "lane")
         ),
-        None => format!(
-            "{} has no checkpoint yet: it starts again from step 0, with the same seed",
-            args.run.display()
-        ),
+        None => {
+            format!("{} has no checkpoint yet: it starts again from step 0, with the same seed", args.run.display())
+        }
     });
     said.iter().for_each(|said| show.say(said));
     let accept_changed_checkpoint = args.accept_changed_checkpoint;
-    let plan = Plan {
-        run,
-        config,
-        shape,
-        device,
-        gpus,
-        coordinator,
-        accept_changed_checkpoint,
-        made: None,
-    };
+    let plan = Plan { run, config, shape, device, gpus, coordinator, accept_changed_checkpoint, made: None };
     launch::launch(plan, &args.show, &mut show).await
 }
 
@@ -142,32 +125,18 @@ fn run_is_there(path: &Path) -> bool {
 }
 
 fn place_of(Shape { nodes, gpus }: Shape) -> String {
-    if nodes == 1 {
-        "this machine".into()
-    } else {
-        format!("{nodes} nodes of {gpus}, all on this machine")
-    }
+    if nodes == 1 { "this machine".into() } else { format!("{nodes} nodes of {gpus}, all on this machine") }
 }
 
 fn count(number: u32, thing: &str) -> String {
-    if number == 1 {
-        format!("1 {thing}")
-    } else {
-        format!("{number} {thing}s")
-    }
+    if number == 1 { format!("1 {thing}") } else { format!("{number} {thing}s") }
 }
 
 /// What was said, or else as at the last launch, or else one trainer.
 fn last_shape(args: &ResumeArgs, manifest: &RunManifest) -> Shape {
-    let last = manifest
-        .launches
-        .last()
-        .filter(|last| last.nodes > 0 && last.world > 0);
+    let last = manifest.launches.last().filter(|last| last.nodes > 0 && last.world > 0);
     let (nodes, gpus) = last.map_or((1, 1), |last| (last.nodes, last.world.div_ceil(last.nodes)));
-    Shape {
-        nodes: args.nodes.unwrap_or(nodes),
-        gpus: args.gpus.unwrap_or(gpus),
-    }
+    Shape { nodes: args.nodes.unwrap_or(nodes), gpus: args.gpus.unwrap_or(gpus) }
 }
 
 /// A run's folder that this launch made.
@@ -179,10 +148,7 @@ pub struct Made {
 
 impl Made {
     fn remember(path: &Path) -> Self {
-        Self {
-            path: path.into(),
-            was_there: path.is_dir(),
-        }
+        Self { path: path.into(), was_there: path.is_dir() }
     }
 
     /// Removes the folder again if no step was taken in it; returns whether it did.
@@ -200,12 +166,7 @@ impl Made {
         if stepped || !run.checkpoints()?.is_empty() {
             return Ok(false);
         }
-        let cannot = || {
-            format!(
-                "cannot remove {}, in which no step was taken",
-                self.path.display()
-            )
-        };
+        let cannot = || format!("cannot remove {}, in which no step was taken", self.path.display());
         std::fs::remove_dir_all(&self.path).with_context(cannot)?;
         if self.was_there {
             std::fs::create_dir(&self.path).with_context(cannot)?;
@@ -223,9 +184,7 @@ mod tests {
     use clap::Parser;
 
     async fn refused(line: String) -> Result<String> {
-        let cli = Cli::try_parse_from(with_default_command(
-            line.split_whitespace().map(Into::into),
-        ))?;
+        let cli = Cli::try_parse_from(with_default_command(line.split_whitespace().map(Into::into)))?;
         let result = match cli.command {
             Command::Train(args) => train(&args).await,
             Command::Resume(args) => resume(&args).await,
@@ -239,11 +198,7 @@ mod tests {
         let folder = tempfile::tempdir()?;
         let run = folder.path().join("run");
         for place in ["ssh", "slurm"] {
-            let error = refused(format!(
-                "launcher --data d --run {} --on {place}",
-                run.display()
-            ))
-            .await?;
+            let error = refused(format!("launcher --data d --run {} --on {place}", run.display())).await?;
             assert!(error.contains("not there yet"), "{error}");
         }
         assert!(!run.exists());
@@ -256,17 +211,10 @@ mod tests {
         let run = folder.path().join("run");
         made_up::run(&run, &[], &[])?;
         let error = refused(format!("launcher --data d --run {}", run.display())).await?;
-        assert!(
-            error.contains(&format!("launcher resume {}", run.display())),
-            "{error}"
-        );
+        assert!(error.contains(&format!("launcher resume {}", run.display())), "{error}");
         let error = refused(format!("launcher resume {}", folder.path().display())).await?;
         assert!(error.contains("is not a run"), "{error}");
-        let error = refused(format!(
-            "launcher resume {} --set run.seed=3",
-            run.display()
-        ))
-        .await?;
+        let error = refused(format!("launcher resume {} --set run.seed=3", run.display())).await?;
         assert!(error.contains("run.seed"), "{error}");
         Ok(())
     }
@@ -276,19 +224,11 @@ mod tests {
         let mut manifest = RunManifest::new(&began::RunConfig::default(), String::new());
         let shape = |line: &str, manifest: &RunManifest| -> Result<Shape> {
             let cli = Cli::try_parse_from(format!("launcher resume r {line}").split_whitespace())?;
-            let Command::Resume(args) = cli.command else {
-                bail!("not resume")
-            };
+            let Command::Resume(args) = cli.command else { bail!("not resume") };
             Ok(last_shape(&args, manifest))
         };
         assert_eq!(shape("", &manifest)?, Shape { nodes: 1, gpus: 1 });
-        manifest.launches.push(Launch {
-            time: 0,
-            nodes: 2,
-            world: 8,
-            from_step: 0,
-            trainers: Vec::new(),
-        });
+        manifest.launches.push(Launch { time: 0, nodes: 2, world: 8, from_step: 0, trainers: Vec::new() });
         assert_eq!(shape("", &manifest)?, Shape { nodes: 2, gpus: 4 });
         assert_eq!(shape("--gpus 1", &manifest)?, Shape { nodes: 2, gpus: 1 });
         Ok(())
@@ -297,10 +237,7 @@ mod tests {
     #[test]
     fn a_folder_in_which_no_step_was_taken_is_removed_again() -> Result<()> {
         let folder = tempfile::tempdir()?;
-        for (name, entries, removed) in [
-            ("unused", vec![], true),
-            ("used", vec![made_up::step(0, 0.5)], false),
-        ] {
+        for (name, entries, removed) in [("unused", vec![], true), ("used", vec![made_up::step(0, 0.5)], false)] {
             let path = folder.path().join(name);
             let made = Made::remember(&path);
             made_up::run(&path, &[], &entries)?;

@@ -79,14 +79,9 @@ impl Record {
     }
 
     fn tensors(&self, row: &DigestRow) -> Result<BTreeMap<String, String>> {
-        let tensors = self
-            .journal
-            .tensor_digests(Step(row.step), row.launch)
-            .context("reading the tensors' digests")?;
-        Ok(tensors
-            .into_iter()
-            .map(|tensor| (tensor.name, tensor.digest))
-            .collect())
+        let tensors =
+            self.journal.tensor_digests(Step(row.step), row.launch).context("reading the tensors' digests")?;
+        Ok(tensors.into_iter().map(|tensor| (tensor.name, tensor.digest)).collect())
     }
 
     /// The digest of each step, as the last launch that took one there has it.
@@ -98,8 +93,7 @@ impl Record {
 /// Compares two directories.
 #[must_use]
 pub fn verify(one: &Path, other: &Path) -> Verdict {
-    let compared = Record::read(one)
-        .and_then(|one| Record::read(other).and_then(|other| compare(&one, &other)));
+    let compared = Record::read(one).and_then(|one| Record::read(other).and_then(|other| compare(&one, &other)));
     compared.unwrap_or_else(|error| Verdict::NotComparable(format!("cannot compare: {error:#}")))
 }
 
@@ -112,17 +106,12 @@ pub fn compare(one: &Record, other: &Record) -> Result<Verdict> {
     let parted = first_difference(one, other)?;
     Ok(match (asked.is_empty(), parted) {
         (_, Compared::Nothing(why)) if asked.is_empty() => Verdict::NotComparable(why),
-        (_, Compared::Nothing(why)) => {
-            Verdict::Different(format!("different: {}; {why}", asked.join("; ")))
-        }
+        (_, Compared::Nothing(why)) => Verdict::Different(format!("different: {}; {why}", asked.join("; "))),
         (true, Compared::Same(text)) => Verdict::Equal(text),
-        (false, Compared::Same(_)) => Verdict::Different(format!(
-            "different: {}; the steps both have are equal to the bit",
-            asked.join("; ")
-        )),
-        (true, Compared::Parted(where_)) => {
-            Verdict::Different(format!("different: first at {where_}"))
+        (false, Compared::Same(_)) => {
+            Verdict::Different(format!("different: {}; the steps both have are equal to the bit", asked.join("; ")))
         }
+        (true, Compared::Parted(where_)) => Verdict::Different(format!("different: first at {where_}")),
         (false, Compared::Parted(where_)) => Verdict::Different(format!(
             "different: first at {where_}\nthey were asked for different things: {}",
             asked.join("; ")
@@ -145,11 +134,7 @@ fn differing_keys(one: &Record, other: &Record) -> Vec<String> {
         }
     }
     if one.data_digest != other.data_digest {
-        found.push(format!(
-            "the data is {} and {}",
-            short(&one.data_digest),
-            short(&other.data_digest)
-        ));
+        found.push(format!("the data is {} and {}", short(&one.data_digest), short(&other.data_digest)));
     }
     found
 }
@@ -157,15 +142,16 @@ fn differing_keys(one: &Record, other: &Record) -> Vec<String> {
 fn first_difference(one: &Record, other: &Record) -> Result<Compared> {
     let (steps, parted) = compare_steps(&one.steps, &other.steps);
     let (digested, digests) = compare_digests(one, other)?;
-    let earliest = [parted, digests]
-        .into_iter()
-        .flatten()
-        .min_by_key(|(step, _)| *step);
+    // The state of a step comes before its losses, and names the tensors; losses alone name none.
+    let earliest = match (parted, digests) {
+        (Some((step, losses)), Some((digested, tensors))) if step < digested => {
+            Some((step, format!("{losses}\nin the next state that both digested, {tensors}")))
+        }
+        (Some((_, losses)), Some((digested, tensors))) => Some((digested, format!("{tensors}\n{losses}"))),
+        (parted, digests) => parted.or(digests),
+    };
     // A resume that went on from another state than the one left explains what comes after it.
-    let torn = [one, other]
-        .into_iter()
-        .filter_map(|run| discontinuity(run).transpose())
-        .collect::<Result<Vec<_>>>()?;
+    let torn = [one, other].into_iter().filter_map(|run| discontinuity(run).transpose()).collect::<Result<Vec<_>>>()?;
     let torn_first = torn.into_iter().min_by_key(|(step, _)| *step);
     if let Some((step, text)) = torn_first
         && earliest.as_ref().is_none_or(|(first, _)| step <= *first)
@@ -177,27 +163,18 @@ fn first_difference(one: &Record, other: &Record) -> Result<Compared> {
     }
     if steps == 0 && digested.is_none() {
         let span = |run: &Record| match (run.steps.first(), run.steps.last()) {
-            (Some(first), Some(last)) => format!(
-                "{} has steps {} to {}",
-                run.name, first.record.step, last.record.step
-            ),
+            (Some(first), Some(last)) => {
+                format!("{} has steps {} to {}", run.name, first.record.step, last.record.step)
+            }
             _ => format!("{} has no steps", run.name),
         };
-        return Ok(Compared::Nothing(format!(
-            "there is nothing to compare: {}, {}",
-            span(one),
-            span(other)
-        )));
+        return Ok(Compared::Nothing(format!("there is nothing to compare: {}, {}", span(one), span(other))));
     }
     let digest = match digested {
         Some(row) => format!("digest {} at step {} in both", row.digest, row.step),
-        None => "but no step was digested in both, so only losses, k, rate and M were compared"
-            .to_owned(),
+        None => "but no step was digested in both, so only losses, k, rate and M were compared".to_owned(),
     };
-    let mut text = format!(
-        "equal: {steps} {}, {digest}",
-        if steps == 1 { "step" } else { "steps" }
-    );
+    let mut text = format!("equal: {steps} {}, {digest}", if steps == 1 { "step" } else { "steps" });
     for run in [one, other] {
         let beyond = run.steps.len() - steps;
         if beyond > 0 {
@@ -212,8 +189,7 @@ type Difference = (u64, String);
 
 /// How many steps both have, and the first that differs.
 fn compare_steps(one: &[StepRow], other: &[StepRow]) -> (usize, Option<Difference>) {
-    let others: BTreeMap<u64, &StepRow> =
-        other.iter().map(|row| (row.record.step.0, row)).collect();
+    let others: BTreeMap<u64, &StepRow> = other.iter().map(|row| (row.record.step.0, row)).collect();
     let mut both = 0;
     for row in one {
         let Some(twin) = others.get(&row.record.step.0) else {
@@ -235,9 +211,10 @@ fn compare_steps(one: &[StepRow], other: &[StepRow]) -> (usize, Option<Differenc
             .collect();
         if !differing.is_empty() {
             let text = format!(
-                "step {}: {} ({both} steps compared)",
+                "step {}: {} (of {both} {} compared)",
                 a.step,
-                differing.join(", ")
+                differing.join(", "),
+                if both == 1 { "step" } else { "steps" }
             );
             return (both, Some((a.step.0, text)));
         }
@@ -246,10 +223,7 @@ fn compare_steps(one: &[StepRow], other: &[StepRow]) -> (usize, Option<Differenc
 }
 
 /// The last step that both digested alike, and the first where they did not.
-fn compare_digests<'a>(
-    one: &'a Record,
-    other: &Record,
-) -> Result<(Option<&'a DigestRow>, Option<Difference>)> {
+fn compare_digests<'a>(one: &'a Record, other: &Record) -> Result<(Option<&'a DigestRow>, Option<Difference>)> {
     let others = other.last_digests();
     let mut alike = None;
     for (step, row) in one.last_digests() {
@@ -261,11 +235,8 @@ fn compare_digests<'a>(
             continue;
         }
         let tensors = differing_tensors(&one.tensors(row)?, &other.tensors(twin)?);
-        let text = format!(
-            "step {step}: the state's digest is {} and {}: {tensors}",
-            short(&row.digest),
-            short(&twin.digest)
-        );
+        let text =
+            format!("step {step}: the state's digest is {} and {}: {tensors}", short(&row.digest), short(&twin.digest));
         return Ok((alike, Some((step, text))));
     }
     Ok((alike, None))
@@ -295,26 +266,16 @@ fn discontinuity(run: &Record) -> Result<Option<Difference>> {
 
 fn differing_tensors(one: &BTreeMap<String, String>, other: &BTreeMap<String, String>) -> String {
     let names: BTreeSet<&String> = one.keys().chain(other.keys()).collect();
-    let differing: Vec<&str> = names
-        .into_iter()
-        .filter(|name| one.get(*name) != other.get(*name))
-        .map(String::as_str)
-        .collect();
+    let differing: Vec<&str> =
+        names.into_iter().filter(|name| one.get(*name) != other.get(*name)).map(String::as_str).collect();
     let all = differing.len();
     match all {
         0 if one.is_empty() => "the tensors' own digests were not kept".to_owned(),
-        0 => "every tensor is equal, so it is k, the rate, M's watch or the position in the data"
-            .to_owned(),
-        1..=NAMED => format!(
-            "of the tensors, {} {}",
-            differing.join(", "),
-            if all == 1 { "differs" } else { "differ" }
-        ),
-        _ => format!(
-            "of the tensors, {} and {} more differ",
-            differing[..NAMED].join(", "),
-            all - NAMED
-        ),
+        0 => "every tensor is equal, so it is k, the rate, M's watch or the position in the data".to_owned(),
+        1..=NAMED => {
+            format!("of the tensors, {} {}", differing.join(", "), if all == 1 { "differs" } else { "differ" })
+        }
+        _ => format!("of the tensors, {} and {} more differ", differing[..NAMED].join(", "), all - NAMED),
     }
 }
 
@@ -334,9 +295,7 @@ mod tests {
 
     impl Runs {
         fn new() -> Result<Self> {
-            Ok(Self {
-                folder: tempfile::tempdir()?,
-            })
+            Ok(Self { folder: tempfile::tempdir()? })
         }
 
         fn add(&self, name: &str, set: &[&str], entries: &[Entry]) -> Result<()> {
@@ -361,10 +320,7 @@ mod tests {
         runs.add("a", &["run.checkpoint_every=3"], &ten_steps())?;
         runs.add("b", &["run.steps=50"], &ten_steps())?;
         let verdict = runs.verify();
-        assert_eq!(
-            verdict,
-            Verdict::Equal("equal: 10 steps, digest d10 at step 10 in both".into())
-        );
+        assert_eq!(verdict, Verdict::Equal("equal: 10 steps, digest d10 at step 10 in both".into()));
         assert_eq!(verdict.exit_code(), 0);
         Ok(())
     }
@@ -377,10 +333,7 @@ mod tests {
         longer.push(step(10, 0.1));
         runs.add("b", &[], &longer)?;
         let verdict = runs.verify();
-        assert!(
-            verdict.exit_code() == 0 && verdict.text().contains("b has 1 more"),
-            "{verdict:?}"
-        );
+        assert!(verdict.exit_code() == 0 && verdict.text().contains("b has 1 more"), "{verdict:?}");
         Ok(())
     }
 
@@ -395,9 +348,7 @@ mod tests {
         let verdict = runs.verify();
         assert_eq!(verdict.exit_code(), 1);
         assert!(
-            verdict
-                .text()
-                .starts_with("different: first at step 7: L(x) is 0.5 and 0.50000000000000"),
+            verdict.text().starts_with("different: first at step 7: L(x) is 0.5 and 0.50000000000000"),
             "{verdict:?}"
         );
         Ok(())
@@ -407,25 +358,12 @@ mod tests {
     fn tensors_that_differ_are_named_and_the_rest_counted() -> Result<()> {
         let runs = Runs::new()?;
         let names: Vec<String> = (0..13).map(|i| format!("t{i:02}")).collect();
-        let tensors = |value: &'static str| {
-            names
-                .iter()
-                .map(|name| (name.as_str(), value))
-                .collect::<Vec<_>>()
-        };
+        let tensors = |value: &'static str| names.iter().map(|name| (name.as_str(), value)).collect::<Vec<_>>();
         runs.add("a", &[], &[step(0, 0.5), digest(1, 0, "x", &tensors("1"))])?;
         runs.add("b", &[], &[step(0, 0.5), digest(1, 0, "y", &tensors("2"))])?;
         let verdict = runs.verify();
-        assert!(
-            verdict
-                .text()
-                .contains("first at step 1: the state's digest is x and y"),
-            "{verdict:?}"
-        );
-        assert!(
-            verdict.text().contains("t00, t01") && verdict.text().contains("t09 and 3 more"),
-            "{verdict:?}"
-        );
+        assert!(verdict.text().contains("first at step 1: the state's digest is x and y"), "{verdict:?}");
+        assert!(verdict.text().contains("t00, t01") && verdict.text().contains("t09 and 3 more"), "{verdict:?}");
         Ok(())
     }
 
@@ -436,10 +374,7 @@ mod tests {
         runs.add("b", &["run.seed=7"], &[step(0, 0.25)])?;
         let verdict = runs.verify();
         assert_eq!(verdict.exit_code(), 1);
-        assert!(
-            verdict.text().contains("run.seed is 1 and 7"),
-            "{verdict:?}"
-        );
+        assert!(verdict.text().contains("run.seed is 1 and 7"), "{verdict:?}");
         assert!(verdict.text().contains("first at step 0"), "{verdict:?}");
         Ok(())
     }
@@ -455,14 +390,8 @@ mod tests {
         runs.add("b", &[], &torn)?;
         let verdict = runs.verify();
         assert_eq!(verdict.exit_code(), 1);
-        assert!(
-            verdict.text().contains("first at step 5") && verdict.text().contains("launch 1"),
-            "{verdict:?}"
-        );
-        assert!(
-            verdict.text().contains("of the tensors, w differs"),
-            "{verdict:?}"
-        );
+        assert!(verdict.text().contains("first at step 5") && verdict.text().contains("launch 1"), "{verdict:?}");
+        assert!(verdict.text().contains("of the tensors, w differs"), "{verdict:?}");
         Ok(())
     }
 
@@ -473,10 +402,7 @@ mod tests {
         assert_eq!(runs.verify().exit_code(), 2, "b is not there");
         runs.add("b", &[], &[])?;
         let verdict = runs.verify();
-        assert!(
-            verdict.exit_code() == 2 && verdict.text().contains("has no steps"),
-            "{verdict:?}"
-        );
+        assert!(verdict.exit_code() == 2 && verdict.text().contains("has no steps"), "{verdict:?}");
         Ok(())
     }
 }

@@ -27,16 +27,9 @@ pub async fn connect(address: &str) -> Result<CoordinatorClient<Channel>> {
         .connect_timeout(ANSWER);
     let channel = timeout(ANSWER, endpoint.connect())
         .await
-        .map_err(|_| {
-            anyhow!(
-                "the coordinator at {address} did not answer within {} s",
-                ANSWER.as_secs()
-            )
-        })?
+        .map_err(|_| anyhow!("the coordinator at {address} did not answer within {} s", ANSWER.as_secs()))?
         .with_context(|| format!("no coordinator answers at {address}"))?;
-    Ok(CoordinatorClient::new(channel)
-        .max_decoding_message_size(MAX_MESSAGE)
-        .max_encoding_message_size(MAX_MESSAGE))
+    Ok(CoordinatorClient::new(channel).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE))
 }
 
 /// Where the run of the coordinator at `address` stands.
@@ -47,14 +40,9 @@ pub async fn status(address: &str) -> Result<StatusResponse> {
     let mut client = connect(address).await?;
     let answer = timeout(ANSWER, client.status(StatusRequest {})).await;
     let answer = answer.map_err(|_| {
-        anyhow!(
-            "the coordinator at {address} did not say within {} s where the run stands",
-            ANSWER.as_secs()
-        )
+        anyhow!("the coordinator at {address} did not say within {} s where the run stands", ANSWER.as_secs())
     })?;
-    Ok(answer
-        .map_err(|status| anyhow!("the coordinator at {address} said: {}", status.message()))?
-        .into_inner())
+    Ok(answer.map_err(|status| anyhow!("the coordinator at {address} said: {}", status.message()))?.into_inner())
 }
 
 /// Asks the coordinator to finish the step, write a checkpoint and end; returns the step after which it will.
@@ -63,17 +51,10 @@ pub async fn status(address: &str) -> Result<StatusResponse> {
 /// If it does not answer, or refuses.
 pub async fn ask_to_stop(address: &str, reason: &str) -> Result<u64> {
     let mut client = connect(address).await?;
-    let request = ControlRequest {
-        action: Action::Stop.into(),
-        reason: reason.into(),
-    };
+    let request = ControlRequest { action: Action::Stop.into(), reason: reason.into() };
     let answer = timeout(ANSWER, client.control(request)).await;
-    let answer = answer.map_err(|_| {
-        anyhow!(
-            "the coordinator at {address} did not answer within {} s",
-            ANSWER.as_secs()
-        )
-    })?;
+    let answer =
+        answer.map_err(|_| anyhow!("the coordinator at {address} did not answer within {} s", ANSWER.as_secs()))?;
     Ok(answer
         .map_err(|status| anyhow!("the coordinator at {address} refused: {}", status.message()))?
         .into_inner()

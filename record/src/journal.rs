@@ -280,8 +280,9 @@ impl Journal {
     /// If the journal cannot be read.
     pub fn tensor_digests(&self, step: Step, launch: u32) -> Result<Vec<TensorDigest>, RecordError> {
         let found = (|| {
-            let mut query =
-                self.db.prepare("SELECT name, digest FROM tensor_digests WHERE step = ?1 AND launch = ?2 ORDER BY name")?;
+            let mut query = self
+                .db
+                .prepare("SELECT name, digest FROM tensor_digests WHERE step = ?1 AND launch = ?2 ORDER BY name")?;
             let rows = query.query_map(params![step.0 as i64, launch], |row| {
                 Ok(TensorDigest { name: row.get(0)?, digest: row.get(1)? })
             })?;
@@ -311,7 +312,11 @@ impl Journal {
         )
     }
 
-    fn rows<T>(&self, query: &str, row: impl FnMut(&rusqlite::Row<'_>) -> rusqlite::Result<T>) -> Result<Vec<T>, RecordError> {
+    fn rows<T>(
+        &self,
+        query: &str,
+        row: impl FnMut(&rusqlite::Row<'_>) -> rusqlite::Result<T>,
+    ) -> Result<Vec<T>, RecordError> {
         let found = (|| self.db.prepare(query)?.query_map([], row)?.collect())();
         self.checked(found)
     }
@@ -386,7 +391,8 @@ mod tests {
         let manifest = crate::RunManifest::new(&RunConfig::default(), String::new());
         let run = RunDir::create(&folder.path().join("run"), &RunConfig::default(), &manifest)?;
         assert!(Journal::read(&run).unwrap_err().to_string().contains("run.db"));
-        let record = StepRecord { step: Step(3), real: 0.1 + 0.2, fake: 1.0 / 3.0, k: 1e-300, rate: 1e-4, m_global: 0.5 };
+        let record =
+            StepRecord { step: Step(3), real: 0.1 + 0.2, fake: 1.0 / 3.0, k: 1e-300, rate: 1e-4, m_global: 0.5 };
         let step = StepRow { record, generation: 1, seconds: 0.25, time: 1.0 };
         let digest = |step, launch, digest: &str| DigestRow {
             step,

@@ -271,7 +271,11 @@ pub fn write_atomically(path: &Path, content: &[u8]) -> Result<(), RecordError> 
         .map_err(RecordError::io("write", path))?;
     file.write_all(content).map_err(RecordError::io("write", path))?;
     file.as_file().sync_all().map_err(RecordError::io("sync", path))?;
-    file.persist(path).map_err(|error| RecordError::Io { what: "rename into place", path: path.into(), error: error.error })?;
+    file.persist(path).map_err(|error| RecordError::Io {
+        what: "rename into place",
+        path: path.into(),
+        error: error.error,
+    })?;
     File::open(folder).and_then(|f| f.sync_all()).map_err(RecordError::io("sync", folder))
 }
 

@@ -63,7 +63,8 @@ impl Writer {
     /// If it cannot be made.
     pub fn create(folder: &Path, time: f64) -> Result<Self, RecordError> {
         let path = folder.join(format!("events.out.tfevents.{:010}.began.{}", time as u64, std::process::id()));
-        let file = OpenOptions::new().create_new(true).write(true).open(&path).map_err(RecordError::io("write", &path))?;
+        let file =
+            OpenOptions::new().create_new(true).write(true).open(&path).map_err(RecordError::io("write", &path))?;
         let mut writer = Self { path, file: BufWriter::new(file) };
         let version = Event { wall_time: time, step: 0, file_version: Some("brain.Event:2".into()), summary: None };
         writer.append(&version)?;
@@ -76,7 +77,8 @@ impl Writer {
     /// # Errors
     /// If they cannot be written.
     pub fn scalars(&mut self, time: f64, step: u64, scalars: &[(&str, f64)]) -> Result<(), RecordError> {
-        let value = |&(tag, value): &(&str, f64)| Value { tag: tag.into(), simple_value: Some(value as f32), image: None };
+        let value =
+            |&(tag, value): &(&str, f64)| Value { tag: tag.into(), simple_value: Some(value as f32), image: None };
         self.summary(time, step, scalars.iter().map(value).collect())
     }
 
@@ -84,7 +86,15 @@ impl Writer {
     ///
     /// # Errors
     /// If it cannot be written.
-    pub fn image(&mut self, time: f64, step: u64, tag: &str, width: u32, height: u32, png: Vec<u8>) -> Result<(), RecordError> {
+    pub fn image(
+        &mut self,
+        time: f64,
+        step: u64,
+        tag: &str,
+        width: u32,
+        height: u32,
+        png: Vec<u8>,
+    ) -> Result<(), RecordError> {
         let image = Image { height: height as i32, width: width as i32, colorspace: 3, encoded: png };
         self.summary(time, step, vec![Value { tag: tag.into(), simple_value: None, image: Some(image) }])
     }

@@ -187,10 +187,26 @@ impl Desk {
     #[must_use]
     pub fn training(&self, name: &str, nodes: u32, gpus: u32, steps: u64, more: &[&str]) -> Vec<String> {
         let mut args: Vec<String> = [
-            "--nodes", &nodes.to_string(), "--gpus", &gpus.to_string(), "--device", "cpu",
-            "--data", &self.arg("data"), "--run", &self.arg(name),
-            "--set", "run.lanes=4", "--set", "run.batch=3", "--set", "model.filters=4", "--set", "model.latent=6",
-            "--set", &format!("run.steps={steps}"),
+            "--nodes",
+            &nodes.to_string(),
+            "--gpus",
+            &gpus.to_string(),
+            "--device",
+            "cpu",
+            "--data",
+            &self.arg("data"),
+            "--run",
+            &self.arg(name),
+            "--set",
+            "run.lanes=4",
+            "--set",
+            "run.batch=3",
+            "--set",
+            "model.filters=4",
+            "--set",
+            "model.latent=6",
+            "--set",
+            &format!("run.steps={steps}"),
         ]
         .map(String::from)
         .to_vec();

@@ -55,7 +55,8 @@ type Shared = Arc<dyn Rendezvous>;
 fn answer(this: *mut c_void, out: *mut c_void, call: impl FnOnce(&Shared) -> Result<(), String>) -> c_int {
     // SAFETY: `this` is the box made in `Group::connect`, alive until `drop_store`.
     let store = unsafe { &*this.cast::<Shared>() };
-    let outcome = catch_unwind(AssertUnwindSafe(|| call(store))).unwrap_or_else(|_| Err("the exchange panicked".into()));
+    let outcome =
+        catch_unwind(AssertUnwindSafe(|| call(store))).unwrap_or_else(|_| Err("the exchange panicked".into()));
     match outcome {
         Ok(()) => 0,
         Err(reason) => {
@@ -83,11 +84,23 @@ fn bytes<'a>(data: *const u8, size: usize) -> &'a [u8] {
     unsafe { std::slice::from_raw_parts(data, size) }
 }
 
-extern "C" fn store_set(this: *mut c_void, key: *const c_char, data: *const u8, size: usize, out: *mut c_void) -> c_int {
+extern "C" fn store_set(
+    this: *mut c_void,
+    key: *const c_char,
+    data: *const u8,
+    size: usize,
+    out: *mut c_void,
+) -> c_int {
     answer(this, out, |store| store.set(text(key)?, bytes(data, size)))
 }
 
-extern "C" fn store_get(this: *mut c_void, keys: *const *const c_char, count: usize, ms: i64, out: *mut c_void) -> c_int {
+extern "C" fn store_get(
+    this: *mut c_void,
+    keys: *const *const c_char,
+    count: usize,
+    ms: i64,
+    out: *mut c_void,
+) -> c_int {
     answer(this, out, |store| {
         // SAFETY: the shim passes `count` keys, alive for the call.
         let keys = (0..count).map(|i| text(unsafe { *keys.add(i) })).collect::<Result<Vec<_>, _>>()?;
@@ -107,7 +120,13 @@ extern "C" fn store_add(this: *mut c_void, key: *const c_char, amount: i64, sum:
     })
 }
 
-extern "C" fn store_append(this: *mut c_void, key: *const c_char, data: *const u8, size: usize, out: *mut c_void) -> c_int {
+extern "C" fn store_append(
+    this: *mut c_void,
+    key: *const c_char,
+    data: *const u8,
+    size: usize,
+    out: *mut c_void,
+) -> c_int {
     answer(this, out, |store| store.append(text(key)?, bytes(data, size)))
 }
 

@@ -16,7 +16,11 @@ fn pointers<T: Borrow<Tensor>>(tensors: &[T]) -> Vec<*const ffi::RawTensor> {
 ///
 /// # Errors
 /// If an input does not take part in `output`, or shapes do not fit.
-pub fn grad<T: Borrow<Tensor>>(output: &Tensor, seed: Option<&Tensor>, inputs: &[T]) -> Result<Vec<Tensor>, TorchError> {
+pub fn grad<T: Borrow<Tensor>>(
+    output: &Tensor,
+    seed: Option<&Tensor>,
+    inputs: &[T],
+) -> Result<Vec<Tensor>, TorchError> {
     let inputs = pointers(inputs);
     let mut out = vec![ptr::null_mut(); inputs.len()];
     let seed = seed.map_or(ptr::null(), |seed| seed.as_ptr());

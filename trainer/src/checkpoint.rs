@@ -163,11 +163,8 @@ pub fn read(
     let optimizer = Stored::open(&folder.join(OPTIMIZER))?;
     let d = Layout::new(&began::network::discriminator(&config.model));
     let g = Layout::new(&began::network::generator(&config.model));
-    let mut state = State::from_flat(
-        &config.model,
-        weights.flat(&d, "", kind, device)?,
-        weights.flat(&g, "", kind, device)?,
-    )?;
+    let mut state =
+        State::from_flat(&config.model, weights.flat(&d, "", kind, device)?, weights.flat(&g, "", kind, device)?)?;
     state.discriminator_adam.m = optimizer.flat(&d, ".m", kind, device)?;
     state.discriminator_adam.v = optimizer.flat(&d, ".v", kind, device)?;
     state.generator_adam.m = optimizer.flat(&g, ".m", kind, device)?;

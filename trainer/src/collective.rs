@@ -18,7 +18,13 @@ pub trait Collective: Send {
     ///
     /// # Errors
     /// If a peer is gone, or the wait was called off.
-    fn all_to_all(&mut self, output: &Tensor, input: &Tensor, output_splits: &[i64], input_splits: &[i64]) -> Result<()>;
+    fn all_to_all(
+        &mut self,
+        output: &Tensor,
+        input: &Tensor,
+        output_splits: &[i64],
+        input_splits: &[i64],
+    ) -> Result<()>;
     /// Lays every rank's `input` end to end in every rank's `output`.
     ///
     /// # Errors
@@ -56,7 +62,11 @@ impl Gloo {
         Ok(Self { group: Some(Group::connect(store, rank, world, address, timeout)?), called_off })
     }
 
-    fn run(&mut self, what: &str, start: impl FnOnce(&mut Group) -> Result<Operation, torch_ext::TorchError>) -> Result<()> {
+    fn run(
+        &mut self,
+        what: &str,
+        start: impl FnOnce(&mut Group) -> Result<Operation, torch_ext::TorchError>,
+    ) -> Result<()> {
         let Some(group) = &mut self.group else { bail!("the group was left already") };
         let mut operation = start(group)?;
         loop {
@@ -73,7 +83,13 @@ impl Gloo {
 }
 
 impl Collective for Gloo {
-    fn all_to_all(&mut self, output: &Tensor, input: &Tensor, output_splits: &[i64], input_splits: &[i64]) -> Result<()> {
+    fn all_to_all(
+        &mut self,
+        output: &Tensor,
+        input: &Tensor,
+        output_splits: &[i64],
+        input_splits: &[i64],
+    ) -> Result<()> {
         self.run("all-to-all", |group| group.all_to_all(output, input, output_splits, input_splits))
     }
 

@@ -44,7 +44,8 @@ impl Exchange {
             op: Some(op),
         };
         let mut client = self.client.clone();
-        let answered = self.handle.block_on(async move { tokio::time::timeout(patience, client.exchange(request)).await });
+        let answered =
+            self.handle.block_on(async move { tokio::time::timeout(patience, client.exchange(request)).await });
         match answered {
             Ok(Ok(response)) => Ok(response.into_inner()),
             Ok(Err(status)) => Err(format!("the exchange answered {}: {}", status.code(), status.message())),

@@ -65,9 +65,8 @@ impl Feed {
         let depth = lanes.len() + AHEAD;
         let (order, flip, steps) = (self.order.clone(), config.data.flip, config.run.steps);
         let era = leases.era();
-        let plans = (step.0..steps)
-            .flat_map(move |step| lanes.clone().map(move |lane| (step, lane)))
-            .map_while(move |(step, lane)| {
+        let plans = (step.0..steps).flat_map(move |step| lanes.clone().map(move |lane| (step, lane))).map_while(
+            move |(step, lane)| {
                 let drawn = order.batch(Step(step), Lane(lane));
                 for drawn in &drawn {
                     if leases.holds(era, drawn.epoch, drawn.sample.shard, LEASE) != Some(true) {
@@ -78,7 +77,8 @@ impl Feed {
                 }
                 let sample = |d: &began::order::Drawn| (d.sample.shard, d.sample.index, flip && d.mirrored);
                 Some(BatchPlan { step, lane, samples: drawn.iter().map(sample).collect() })
-            });
+            },
+        );
         Ok(Loader::start(self.data.clone(), plans, depth)?)
     }
 }

@@ -3,7 +3,9 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use trainer::commands::{bench::Bench, conform::Conform, describe::Describe, prepare::Prepare, run::Run, sample::Sample};
+use trainer::commands::{
+    bench::Bench, conform::Conform, describe::Describe, prepare::Prepare, run::Run, sample::Sample,
+};
 
 /// Trains BEGAN on one device, and does what belongs to that: prepares data, draws samples, checks itself.
 #[derive(Debug, Parser)]
@@ -27,7 +29,8 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     tracing_subscriber::fmt()
         .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_env("BEGAN_LOG").unwrap_or_else(|_| "info,h2=warn,tonic=warn".into()),
+            tracing_subscriber::EnvFilter::try_from_env("BEGAN_LOG")
+                .unwrap_or_else(|_| "info,h2=warn,tonic=warn".into()),
         )
         .with_writer(std::io::stderr)
         .with_ansi(false)

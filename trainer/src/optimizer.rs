@@ -26,7 +26,14 @@ impl Adam {
     ///
     /// # Errors
     /// If shapes do not fit.
-    pub fn update(&self, weights: &Tensor, gradient: &Tensor, count: u64, rate: f64, settings: &Optimizer) -> Result<()> {
+    pub fn update(
+        &self,
+        weights: &Tensor,
+        gradient: &Tensor,
+        count: u64,
+        rate: f64,
+        settings: &Optimizer,
+    ) -> Result<()> {
         let count = Tensor::f_full([] as [i64; 0], count as f64, (Kind::Float, weights.device()))?;
         let betas = (settings.beta1, settings.beta2);
         Ok(torch_ext::fused_adam_(weights, gradient, &self.m, &self.v, &count, rate, betas, settings.epsilon)?)

@@ -98,7 +98,8 @@ impl Reducer {
             return Ok(Gradient(divide(mine, lanes)?));
         }
         let chunk = divide(owned_chunk(&self.place, collective.as_mut(), partials)?, lanes)?;
-        let whole = chunk.f_new_empty([chunk.size1()? * i64::from(self.place.world)], (chunk.kind(), chunk.device()))?;
+        let whole =
+            chunk.f_new_empty([chunk.size1()? * i64::from(self.place.world)], (chunk.kind(), chunk.device()))?;
         collective.all_gather(&whole, &chunk)?;
         Ok(Gradient(whole))
     }
@@ -155,9 +156,7 @@ impl Reducer {
 
 /// Sends every owner its chunk of my partials, and adds up what I own in the tree's order.
 fn owned_chunk(place: &Place, collective: &mut dyn Collective, partials: Partials) -> Result<Tensor> {
-    let Some((_, first)) = partials.first() else {
-        bail!("trainer {} of {} holds no lanes", place.rank, place.world)
-    };
+    let Some((_, first)) = partials.first() else { bail!("trainer {} of {} holds no lanes", place.rank, place.world) };
     let chunk = first.size1()? / i64::from(place.world);
     ensure!(
         chunk * i64::from(place.world) == first.size1()?,
@@ -171,7 +170,10 @@ fn owned_chunk(place: &Place, collective: &mut dyn Collective, partials: Partial
         first.shallow_clone()
     } else {
         let tensors: Vec<&Tensor> = partials.iter().map(|(_, tensor)| tensor).collect();
-        Tensor::f_stack(&tensors, 0)?.f_view([held, i64::from(place.world), chunk])?.f_transpose(0, 1)?.f_reshape([-1])?
+        Tensor::f_stack(&tensors, 0)?
+            .f_view([held, i64::from(place.world), chunk])?
+            .f_transpose(0, 1)?
+            .f_reshape([-1])?
     };
     let spans: Vec<Vec<Range<u32>>> = (0..place.world).map(|rank| place.partials_of(rank)).collect();
     let output_splits: Vec<i64> = spans.iter().map(|spans| spans.len() as i64 * chunk).collect();

@@ -292,11 +292,7 @@ pub fn from_wire(equilibrium: &wire::Equilibrium) -> Equilibrium {
         step: Step(equilibrium.step),
         k: equilibrium.k,
         rate: equilibrium.rate,
-        stall: Stall {
-            sum: equilibrium.stall_sum,
-            count: equilibrium.stall_count,
-            best: equilibrium.stall_best,
-        },
+        stall: Stall { sum: equilibrium.stall_sum, count: equilibrium.stall_count, best: equilibrium.stall_best },
     }
 }
 

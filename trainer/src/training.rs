@@ -15,13 +15,13 @@ use began_proto::v1::{self as wire, Phase};
 use tch::{Device, Kind};
 
 use crate::checkpoint::{self, Provenance};
+use crate::coordination::Coordination;
 use crate::digest::digest;
 use crate::feed::{self, Feed};
 use crate::pictures;
 use crate::pool::Pool;
 use crate::reduce::{Gradient, Place};
 use crate::reduction_thread::{Reduced, ReductionThread};
-use crate::coordination::Coordination;
 use crate::session::{Incoming, to_wire};
 use crate::state::State;
 use crate::step::{LanePass, Settings, combine};
@@ -298,7 +298,9 @@ impl Trainer<'_> {
                 return Err(anyhow!("the coordinator opened generation {number} without ending the one before").into());
             }
             Incoming::WriteCheckpoint(_) => {
-                return Err(anyhow!("the coordinator ordered a held state to be written in the middle of a step").into());
+                return Err(
+                    anyhow!("the coordinator ordered a held state to be written in the middle of a step").into()
+                );
             }
         }
         Ok(true)

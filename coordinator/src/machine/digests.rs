@@ -11,6 +11,8 @@ use super::event::Digest;
 pub(super) struct DigestBook {
     world: usize,
     pending: BTreeMap<Step, Vec<Option<Digest>>>,
+    /// The first step of the generation: its digest is welcome, and nobody waits for it.
+    start: Step,
 }
 
 /// What a digest led to.
@@ -27,8 +29,8 @@ pub(super) enum Compared {
 }
 
 impl DigestBook {
-    pub(super) fn new(world: usize) -> Self {
-        Self { world, pending: BTreeMap::new() }
+    pub(super) fn new(world: usize, start: Step) -> Self {
+        Self { world, pending: BTreeMap::from([(start, vec![None; world])]), start }
     }
 
     /// Trainers were told to digest the state of `step`.
@@ -38,15 +40,19 @@ impl DigestBook {
 
     /// Whether digests are missing.
     pub(super) fn is_waiting(&self) -> bool {
-        !self.pending.is_empty()
+        self.ordered().next().is_some()
     }
 
     /// The ranks whose digest is missing.
     pub(super) fn missing(&self) -> Vec<Rank> {
-        let mut ranks: Vec<Rank> = self.pending.values().flat_map(|digests| places(digests, Option::is_none)).collect();
+        let mut ranks: Vec<Rank> = self.ordered().flat_map(|digests| places(digests, Option::is_none)).collect();
         ranks.sort_unstable();
         ranks.dedup();
         ranks
+    }
+
+    fn ordered(&self) -> impl Iterator<Item = &Vec<Option<Digest>>> {
+        self.pending.iter().filter(|(step, _)| **step != self.start).map(|(_, digests)| digests)
     }
 
     /// Takes a digest in.
@@ -85,8 +91,12 @@ fn compare(mut digests: Vec<Digest>) -> Compared {
     let count = |digest: &str| digests.iter().filter(|other| other.digest == digest).count();
     // Of equally frequent ones the first: rank 0's word counts.
     let usual = digests.iter().map(|d| &d.digest).rev().max_by_key(|digest| count(digest)).cloned();
-    let differing: Vec<Rank> =
-        (0..).map(Rank).zip(&digests).filter(|(_, d)| Some(&d.digest) != usual.as_ref()).map(|(rank, _)| rank).collect();
+    let differing: Vec<Rank> = (0..)
+        .map(Rank)
+        .zip(&digests)
+        .filter(|(_, d)| Some(&d.digest) != usual.as_ref())
+        .map(|(rank, _)| rank)
+        .collect();
     if differing.is_empty() { Compared::Agreed(digests.swap_remove(0)) } else { Compared::Differs(differing) }
 }
 
@@ -99,7 +109,7 @@ mod tests {
     }
 
     fn compared(texts: &[&str]) -> Result<Compared, String> {
-        let mut book = DigestBook::new(texts.len());
+        let mut book = DigestBook::new(texts.len(), Step(0));
         book.expect(Step(5));
         let mut last = Compared::Waiting;
         for (rank, text) in (0..).map(Rank).zip(texts) {
@@ -120,7 +130,16 @@ mod tests {
     }
 
     #[test]
+    fn the_state_a_generation_begins_with_is_compared_but_never_waited_for() {
+        let mut book = DigestBook::new(2, Step(5));
+        assert!(!book.is_waiting() && book.missing().is_empty());
+        assert_eq!(book.add(Rank(0), digest("a")), Ok(Compared::Waiting));
+        assert!(!book.is_waiting());
+        assert_eq!(book.add(Rank(1), digest("b")), Ok(Compared::Differs(vec![Rank(1)])));
+    }
+
+    #[test]
     fn a_digest_that_was_not_asked_for_is_refused() {
-        assert!(DigestBook::new(2).add(Rank(0), digest("a")).is_err());
+        assert!(DigestBook::new(2, Step(0)).add(Rank(0), digest("a")).is_err());
     }
 }

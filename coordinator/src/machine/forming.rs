@@ -56,7 +56,10 @@ impl Machine {
         let Hello { version, trainer, node, local_rank, .. } = hello;
         let place = format!("the trainer of node {node}, local rank {local_rank}");
         if *version != began_proto::VERSION {
-            return Err(format!("{place} speaks protocol version {version}, this coordinator {}", began_proto::VERSION));
+            return Err(format!(
+                "{place} speaks protocol version {version}, this coordinator {}",
+                began_proto::VERSION
+            ));
         }
         if !run.is_empty() && run != self.plan.run {
             return Err(format!("{place} belongs to run {run:?}, this is {:?}", self.plan.run));
@@ -105,7 +108,9 @@ impl Machine {
     }
 
     pub(super) fn forming_tick(&mut self, now: Duration, out: &mut Decisions) {
-        let Phase::Forming { since } = &self.phase else { return };
+        let Phase::Forming { since } = &self.phase else {
+            return;
+        };
         let waited = now.saturating_sub(*since);
         if waited <= self.plan.forming_timeout {
             return;
@@ -130,7 +135,11 @@ impl Machine {
         };
         let Some(nodes) = self.plan.nodes.or_else(guess) else {
             let came: Vec<String> = here.iter().take(16).map(name).collect();
-            return if came.is_empty() { "nobody came".into() } else { format!("those that came are {}", came.join(", ")) };
+            return if came.is_empty() {
+                "nobody came".into()
+            } else {
+                format!("those that came are {}", came.join(", "))
+            };
         };
         let a_node = self.plan.world / nodes;
         let missing: Vec<String> = (0..nodes)

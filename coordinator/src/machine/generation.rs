@@ -8,15 +8,15 @@ use std::time::Duration;
 
 use began::{Lane, LaneLosses, Step};
 
-use super::digests::{Compared, DigestBook};
-use super::event::{Act, Action, ConnectionId, Decision, Digest, Given, Message, Written};
+use super::digests::DigestBook;
+use super::event::{Act, Action, ConnectionId, Decision, Given, Message, Orders};
 use super::halting::Cause;
 use super::leases::{LeaseBook, Reach};
 use super::losses::{StepLosses, Taken};
 use super::members::Member;
 use super::orders::Asked;
 use super::plan::Plan;
-use super::{Decisions, Machine, Phase, SAMPLE_WAIT, send};
+use super::{Decisions, Machine, Phase, send};
 
 /// Equilibria that are kept: survivors of a halt hold a state no older than the step before the one in progress.
 const KEPT: usize = 4;
@@ -27,7 +27,7 @@ const PACE: usize = 32;
 #[derive(Clone, Debug)]
 pub(super) struct Running {
     /// Streams in rank order.
-    world: Vec<ConnectionId>,
+    pub(super) world: Vec<ConnectionId>,
     /// The step the generation began with.
     start: Step,
     /// As sent, oldest first; the last is for the step in progress.
@@ -36,17 +36,17 @@ pub(super) struct Running {
     /// Of the step before, to recognise what is sent again.
     earlier: Option<StepLosses>,
     /// When the step in progress began.
-    since: Duration,
+    pub(super) since: Duration,
     leases: LeaseBook,
-    digests: DigestBook,
-    asked: Asked,
+    pub(super) digests: DigestBook,
+    pub(super) asked: Asked,
     /// Checkpoints and sample grids that were ordered and not yet reported.
-    checkpoints_due: BTreeSet<Step>,
-    samples_due: BTreeSet<Step>,
+    pub(super) checkpoints_due: BTreeSet<Step>,
+    pub(super) samples_due: BTreeSet<Step>,
     /// A checkpoint that is not yet known to be sound.
-    unproven: Option<Step>,
+    pub(super) unproven: Option<Step>,
     /// Set once the last step is answered: the state everyone holds.
-    stopping: Option<Step>,
+    pub(super) stopping: Option<Step>,
     /// When the last steps ended.
     pace: VecDeque<Duration>,
 }
@@ -65,7 +65,7 @@ impl Running {
             earlier: None,
             since: now,
             leases: LeaseBook::new(&plan.order, step, run.steps, size as u32, run.lanes),
-            digests: DigestBook::new(size),
+            digests: DigestBook::new(size, step),
             asked,
             checkpoints_due: BTreeSet::new(),
             samples_due: orders.sample.then_some(step.next()).into_iter().collect(),
@@ -117,6 +117,38 @@ impl Running {
         }
     }
 
+    /// The step in progress is complete, and `done` is due; `next` begins. Returns how long the step took.
+    fn turn(&mut self, next: Given, done: Orders, now: Duration) -> f64 {
+        let state = next.equilibrium.step;
+        self.given.push_back(next);
+        if self.given.len() > KEPT {
+            self.given.pop_front();
+        }
+        let lanes = self.losses.lanes();
+        self.earlier = Some(std::mem::replace(&mut self.losses, StepLosses::new(state, lanes)));
+        let seconds = now.saturating_sub(self.since).as_secs_f64();
+        self.since = now;
+        self.pace.push_back(now);
+        if self.pace.len() > PACE {
+            self.pace.pop_front();
+        }
+        if done.digest {
+            self.digests.expect(state);
+        }
+        if done.checkpoint {
+            self.checkpoints_due.insert(state);
+        }
+        // Due from the moment it is ordered: samples need no equilibrium, so they may be drawn before the last losses of
+        // their step arrive here on another stream.
+        if next.orders.sample {
+            self.samples_due.insert(state.next());
+        }
+        if done.stop {
+            self.stopping = Some(state);
+        }
+        seconds
+    }
+
     /// Takes a request of a person in; returns the step after which it is done.
     pub(super) fn ask(&mut self, action: Action, reason: &str) -> Step {
         let sent = self.given();
@@ -139,8 +171,12 @@ impl Machine {
         now: Duration,
         out: &mut Decisions,
     ) -> Result<(), String> {
-        let Phase::Running(running) = &mut self.phase else { return Ok(()) };
-        let Some(member) = self.members.on(from) else { return Ok(()) };
+        let Phase::Running(running) = &mut self.phase else {
+            return Ok(());
+        };
+        let Some(member) = self.members.on(from) else {
+            return Ok(());
+        };
         let own = member.lanes(running.world_size(), self.plan.config.run.lanes);
         if let Some(earlier) = running.earlier.as_mut().filter(|earlier| earlier.step() == step) {
             return match earlier.add(own, losses)? {
@@ -164,7 +200,9 @@ impl Machine {
 
     /// All losses of the step in progress are in.
     fn advance(&mut self, now: Duration, out: &mut Decisions) {
-        let Phase::Running(running) = &mut self.phase else { return };
+        let Phase::Running(running) = &mut self.phase else {
+            return;
+        };
         let config = &self.plan.config;
         let given = running.given();
         let losses = running.losses.complete().unwrap_or_default();
@@ -179,32 +217,11 @@ impl Machine {
         let done = given.orders;
         let orders = if done.stop { Default::default() } else { running.asked.orders(state, &config.run) };
         let next = Given { equilibrium, m_global: record.m_global, orders };
-        // Due from the moment it is ordered: samples need no equilibrium, so they may be drawn before the last losses of
-        // their step arrive here on another stream.
-        if orders.sample {
-            running.samples_due.insert(state.next());
-        }
         let why = format!("step {step} is complete");
         send(out, running.world.clone(), Message::Equilibrium(next), why.clone());
 
-        running.given.push_back(next);
-        if running.given.len() > KEPT {
-            running.given.pop_front();
-        }
+        let seconds = running.turn(next, done, now);
         let lanes = config.run.lanes;
-        running.earlier = Some(std::mem::replace(&mut running.losses, StepLosses::new(state, lanes)));
-        let seconds = now.saturating_sub(running.since).as_secs_f64();
-        running.since = now;
-        running.pace.push_back(now);
-        if running.pace.len() > PACE {
-            running.pace.pop_front();
-        }
-        if done.digest {
-            running.digests.expect(state);
-        }
-        if done.checkpoint {
-            running.checkpoints_due.insert(state);
-        }
         let images_per_second = running.images_per_second(f64::from(lanes) * f64::from(config.run.batch));
         let generation = self.generation;
         out.push(Decision { act: Act::Step { record, generation, seconds, images_per_second }, why });
@@ -214,7 +231,6 @@ impl Machine {
             out.push(Decision { act: Act::Prune, why });
         }
         if done.stop {
-            running.stopping = Some(state);
             self.stop_if_done(now, out);
         } else {
             self.lease(Reach::Needed, out);
@@ -223,7 +239,9 @@ impl Machine {
 
     /// Gives out the leases that are due.
     pub(super) fn lease(&mut self, reach: Reach, out: &mut Decisions) {
-        let Phase::Running(running) = &mut self.phase else { return };
+        let Phase::Running(running) = &mut self.phase else {
+            return;
+        };
         let step = running.step();
         for (rank, lease) in running.leases.due(&self.plan.order, step, reach) {
             let (epoch, shards) = (lease.epoch, lease.shards.len());
@@ -234,133 +252,12 @@ impl Machine {
         }
     }
 
-    pub(super) fn digest(
-        &mut self,
-        from: ConnectionId,
-        digest: Digest,
-        now: Duration,
-        out: &mut Decisions,
-    ) -> Result<(), String> {
-        let Phase::Running(running) = &mut self.phase else { return Ok(()) };
-        let Some(rank) = self.members.on(from).and_then(|member| member.rank) else { return Ok(()) };
-        if rank.0 != 0 && !digest.tensors.is_empty() {
-            return Err(format!("digests of single tensors at step {}, which only rank 0 sends", digest.step));
-        }
-        let step = digest.step;
-        match running.digests.add(rank, digest)? {
-            Compared::Waiting | Compared::Again => Ok(()),
-            Compared::Agreed(digest) => {
-                let text = format!("all {} trainers hold {} at step {step}", running.world.len(), digest.digest);
-                let note = super::Note { step, ..self.note("digest", None) };
-                out.push(Decision { act: Act::Digest(digest), why: text.clone() });
-                out.push(Decision { act: Act::Note(note), why: text });
-                self.stop_if_done(now, out);
-                Ok(())
-            }
-            Compared::Differs(ranks) => {
-                let who: Vec<String> =
-                    ranks.iter().filter_map(|&rank| self.members.ranked(rank)).map(Member::describe).collect();
-                let text = format!("{} differs from the other trainers in the digest of step {step}", who.join(" and "));
-                self.end_generation(Cause::Differs { text, state: step, ranks }, now, out);
-                Ok(())
-            }
-        }
-    }
-
-    pub(super) fn checkpoint(
-        &mut self,
-        from: ConnectionId,
-        written: Written,
-        now: Duration,
-        out: &mut Decisions,
-    ) -> Result<(), String> {
-        let Phase::Running(running) = &mut self.phase else { return Ok(()) };
-        let Written { step, error } = written;
-        let Some(member) = self.members.on(from).filter(|member| member.rank.is_some_and(|rank| rank.0 == 0)) else {
-            return Err(format!("a checkpoint of step {step}, which only rank 0 writes"));
-        };
-        if !running.checkpoints_due.remove(&step) {
-            return Err(format!("a checkpoint of step {step}, which is not asked for"));
-        }
-        let last = running.stopping == Some(step);
-        if !error.is_empty() {
-            let text = format!("{} could not write the checkpoint of step {step}: {error}", member.describe());
-            if last {
-                self.end_generation(Cause::NotSaved(text), now, out);
-            } else {
-                let text = format!("{text}; the run goes on");
-                let note = super::Note { step, ..self.note("warning", member.rank) };
-                out.push(Decision { act: Act::Note(note), why: text });
-            }
-            return Ok(());
-        }
-        self.checkpoints.insert(step);
-        // Old checkpoints go only once this one has brought forth finite losses: a diverged state must not push out
-        // the last good ones.
-        let proven = last || running.step() > step;
-        if !proven {
-            running.unproven = Some(step);
-        }
-        let text = format!("the checkpoint of step {step} is written");
-        let note = super::Note { step, ..self.note("checkpoint", None) };
-        out.push(Decision { act: Act::Note(note), why: text.clone() });
-        if proven {
-            out.push(Decision { act: Act::Prune, why: text });
-        }
-        self.stop_if_done(now, out);
-        Ok(())
-    }
-
-    pub(super) fn sample(&mut self, written: Written, now: Duration, out: &mut Decisions) -> Result<(), String> {
-        let Phase::Running(running) = &mut self.phase else { return Ok(()) };
-        let Written { step, error } = written;
-        if !running.samples_due.remove(&step) {
-            return Err(format!("samples of step {step}, which are not asked for"));
-        }
-        let (kind, text) = match error.as_str() {
-            "" => ("sample", format!("samples of step {step} are drawn")),
-            error => ("warning", format!("samples of step {step} could not be drawn: {error}; the run goes on")),
-        };
-        if kind == "sample" {
-            out.push(Decision { act: Act::Sample(step), why: text.clone() });
-        }
-        let note = super::Note { step, ..self.note(kind, None) };
-        out.push(Decision { act: Act::Note(note), why: text });
-        self.stop_if_done(now, out);
-        Ok(())
-    }
-
-    /// Whether the generation cannot go on without this trainer.
-    pub(super) fn is_needed(&self, connection: ConnectionId) -> bool {
-        let (Phase::Running(running), Some(member)) = (&self.phase, self.members.on(connection)) else { return false };
-        let Some(rank) = member.rank else { return false };
-        let writes = rank.0 == 0 && !running.checkpoints_due.is_empty();
-        running.stopping.is_none() || writes || running.digests.missing().contains(&rank)
-    }
-
-    /// Ends the run once all that the last orders asked for is there.
-    fn stop_if_done(&mut self, now: Duration, out: &mut Decisions) {
-        let Phase::Running(running) = &self.phase else { return };
-        let Some(step) = running.stopping else { return };
-        let owed = running.digests.is_waiting() || running.checkpoints_due.contains(&step);
-        let patience = SAMPLE_WAIT.min(self.step_timeout() / 2);
-        let drawing = !running.samples_due.is_empty() && now.saturating_sub(running.since) <= patience;
-        if owed || drawing {
-            return;
-        }
-        let why = match running.asked.stop() {
-            Some(reason) if step.0 < self.plan.config.run.steps => {
-                format!("stopped on request at step {step} ({reason}); {}", self.how_to_resume())
-            }
-            _ => format!("all {step} steps are done"),
-        };
-        self.end(false, step, why, out);
-    }
-
     pub(super) fn running_tick(&mut self, now: Duration, out: &mut Decisions) {
         self.stop_if_done(now, out);
         let limit = self.step_timeout();
-        let Phase::Running(running) = &self.phase else { return };
+        let Phase::Running(running) = &self.phase else {
+            return;
+        };
         let waited = now.saturating_sub(running.since);
         if waited > limit {
             let text = self.stall(running, now);

@@ -121,7 +121,9 @@ impl Machine {
     /// Asks the survivors what they hold.
     fn halt(&mut self, cause: String, now: Duration, out: &mut Decisions) {
         let survivors = self.members.connections();
-        let Phase::Running(running) = &self.phase else { return };
+        let Phase::Running(running) = &self.phase else {
+            return;
+        };
         let halting = Halting {
             cause: cause.clone(),
             start: running.start(),
@@ -150,7 +152,9 @@ impl Machine {
         now: Duration,
         out: &mut Decisions,
     ) -> Result<(), String> {
-        let Phase::Halting(halting) = &mut self.phase else { return Ok(()) };
+        let Phase::Halting(halting) = &mut self.phase else {
+            return Ok(());
+        };
         match halting.survivors.get(&from) {
             Some(None) => {}
             Some(Some(known)) if *known != step => {
@@ -165,7 +169,9 @@ impl Machine {
             let mut all = halting.losses.clone();
             all.add(0..config.run.lanes, losses)?;
             let all = all.complete().ok_or_else(|| format!("says it holds step {step} without all lanes' losses"))?;
-            let Some(given) = halting.known.back() else { return Ok(()) };
+            let Some(given) = halting.known.back() else {
+                return Ok(());
+            };
             let advanced = given.equilibrium.advance(&config.objective, &config.optimizer, &all);
             let (equilibrium, record) = advanced.map_err(|error| format!("says it holds step {step}: {error}"))?;
             let given = Given { equilibrium, m_global: record.m_global, orders: Orders::default() };
@@ -183,7 +189,9 @@ impl Machine {
 
     /// One of the survivors is gone too.
     pub(super) fn fewer_survivors(&mut self, gone: ConnectionId, now: Duration, out: &mut Decisions) {
-        let Phase::Halting(halting) = &mut self.phase else { return };
+        let Phase::Halting(halting) = &mut self.phase else {
+            return;
+        };
         halting.survivors.remove(&gone);
         match halting.stage {
             Stage::Saving { holder, .. } if holder == gone => self.choose(now, out),
@@ -193,7 +201,9 @@ impl Machine {
     }
 
     fn choose_if_answered(&mut self, now: Duration, out: &mut Decisions) {
-        let Phase::Halting(halting) = &self.phase else { return };
+        let Phase::Halting(halting) = &self.phase else {
+            return;
+        };
         if matches!(halting.stage, Stage::Asking { .. }) && halting.survivors.values().all(Option::is_some) {
             self.choose(now, out);
         }
@@ -201,7 +211,9 @@ impl Machine {
 
     /// Finds the highest state that is held, and has it written if it is not on the disk.
     fn choose(&mut self, now: Duration, out: &mut Decisions) {
-        let Phase::Halting(halting) = &mut self.phase else { return };
+        let Phase::Halting(halting) = &mut self.phase else {
+            return;
+        };
         let oldest = halting.known.front().map_or(halting.start, |given| given.equilibrium.step);
         let rank = |on: ConnectionId| self.members.on(on).and_then(|member| member.rank);
         let holders = halting.survivors.iter().filter_map(|(&on, held)| Some(((*held)?, on)));
@@ -234,7 +246,9 @@ impl Machine {
         now: Duration,
         out: &mut Decisions,
     ) -> Result<(), String> {
-        let Phase::Halting(halting) = &mut self.phase else { return Ok(()) };
+        let Phase::Halting(halting) = &mut self.phase else {
+            return Ok(());
+        };
         let Written { step, error } = written;
         let asked = matches!(halting.stage, Stage::Saving { holder, step: asked } if holder == from && asked == step);
         let ordered = halting.checkpoints_due.contains(&step) && rank_of_member(self.members.on(from)) == Some(Rank(0));
@@ -263,14 +277,15 @@ impl Machine {
     }
 
     pub(super) fn halting_tick(&mut self, now: Duration, out: &mut Decisions) {
-        let Phase::Halting(halting) = &self.phase else { return };
+        let Phase::Halting(halting) = &self.phase else {
+            return;
+        };
         match halting.stage {
             Stage::Asking { until } if now > until => {
                 let silent = halting.survivors.iter().filter(|(_, held)| held.is_none());
                 let who: Vec<String> =
                     silent.filter_map(|(&on, _)| self.members.on(on)).map(Member::describe).collect();
-                let text =
-                    format!("{} did not say within {} s what they hold", who.join(" and "), HELD_WAIT.as_secs());
+                let text = format!("{} did not say within {} s what they hold", who.join(" and "), HELD_WAIT.as_secs());
                 out.push(Decision { act: Act::Note(self.note("warning", None)), why: text });
                 self.choose(now, out);
             }
@@ -285,8 +300,12 @@ impl Machine {
 
     /// The generation is done with; see [`Cause::aftermath`].
     fn conclude(&mut self, found: &str, out: &mut Decisions) {
-        let Phase::Halting(halting) = &self.phase else { return };
-        let (cause, step) = (halting.cause.clone(), halting.step());
+        let Phase::Halting(halting) = &self.phase else {
+            return;
+        };
+        let cause = halting.cause.clone();
+        // What was computed beyond the last checkpoint is lost, so that is where the run ended.
+        let step = self.checkpoints.last().copied().unwrap_or_default();
         let found = if found.is_empty() { String::new() } else { format!("; {found}") };
         let why = format!("{cause}{found}; {}", self.how_to_resume());
         self.end(true, step, why, out);

@@ -34,6 +34,11 @@ impl StepLosses {
         self.step
     }
 
+    /// Of how many lanes.
+    pub(super) fn lanes(&self) -> u32 {
+        self.lanes.len() as u32
+    }
+
     /// Takes the losses of lanes that must all lie in `own`.
     ///
     /// # Errors
@@ -51,7 +56,10 @@ impl StepLosses {
         for (lane, new) in losses {
             if !own.contains(&lane.0) {
                 let Range { start, end } = own;
-                return Err(format!("losses of lane {lane} in step {step}, where it holds lanes {start} to {}", end - 1));
+                return Err(format!(
+                    "losses of lane {lane} in step {step}, where it holds lanes {start} to {}",
+                    end - 1
+                ));
             }
             if std::mem::replace(&mut seen[(lane.0 - own.start) as usize], true) {
                 return Err(format!("losses of lane {lane} in step {step} twice in one message"));

@@ -34,6 +34,14 @@ impl Member {
         }
     }
 
+    /// What it was doing when it last said so.
+    pub(super) fn last_doing(&self) -> String {
+        match &self.heartbeat {
+            Some((beat, _)) => format!("when last heard it was {} in step {}", beat.activity, beat.step),
+            None => "it never sent a heartbeat".into(),
+        }
+    }
+
     /// What it was doing and for how long, as of `now`.
     pub(super) fn doing(&self, now: Duration) -> String {
         match &self.heartbeat {

@@ -237,9 +237,11 @@ fn a_coordinator_that_was_asleep_itself_blames_nobody() {
     stage.step(0);
     stage.now += Duration::from_secs(3600);
     assert!(stage.event(Event::Tick).is_empty());
-    assert!(stage.pass(Duration::from_secs(2), &[0, 1], Activity::Compute).iter().all(|decision| {
-        matches!(&decision.act, Act::Lease { .. } | Act::Send { message: Message::Lease(_), .. })
-    }));
+    assert!(
+        stage.pass(Duration::from_secs(2), &[0, 1], Activity::Compute).iter().all(|decision| {
+            matches!(&decision.act, Act::Lease { .. } | Act::Send { message: Message::Lease(_), .. })
+        })
+    );
 }
 
 #[test]
@@ -331,6 +333,16 @@ fn the_last_step_is_answered_and_the_end_waits_for_checkpoint_digests_and_sample
 }
 
 #[test]
+fn samples_that_are_drawn_before_the_last_losses_arrive_are_not_waited_for_again() {
+    let mut stage = Stage::formed(2, 2, |plan| plan.config.run.steps = 1);
+    stage.losses_of(0, 0);
+    assert!(ignored(&stage.say(0, Body::Sample(Written { step: Step(1), error: String::new() }))).is_none());
+    stage.losses_of(1, 0);
+    (0..2).for_each(|index| drop(stage.digest(index, 1, "d")));
+    assert!(end(&stage.written(0, 1, "")).is_some());
+}
+
+#[test]
 fn a_trainer_that_owes_nothing_may_leave_before_the_end() {
     let mut stage = Stage::formed(2, 2, |plan| plan.config.run.steps = 1);
     (0..2).for_each(|index| drop(stage.losses_of(index, 0)));
@@ -418,10 +430,9 @@ fn an_abort_ends_everything_at_once_even_while_halting() {
 
 #[test]
 fn who_comes_after_the_end_is_told_to_stop() {
-    let mut stage = Stage::new(1, 1, |plan| plan.resume = Some(Resume {
-        path: "checkpoints/step-00000030".into(),
-        equilibrium: truth(plan)[30],
-    }));
+    let mut stage = Stage::new(1, 1, |plan| {
+        plan.resume = Some(Resume { path: "checkpoints/step-00000030".into(), equilibrium: truth(plan)[30] })
+    });
     assert_eq!(stage.status().phase, "ended");
     let out = stage.say(0, Body::Hello(hello(0)));
     assert_eq!(messages(&out, 0), [&Message::Stop { failed: false }]);

@@ -89,8 +89,7 @@ pub async fn client(address: impl ToString) -> Result<CoordinatorClient<Channel>
 
 /// What `began::Equilibrium` is on the wire.
 fn equilibrium(given: &Equilibrium) -> began::Equilibrium {
-    let stall =
-        began::equilibrium::Stall { sum: given.stall_sum, count: given.stall_count, best: given.stall_best };
+    let stall = began::equilibrium::Stall { sum: given.stall_sum, count: given.stall_count, best: given.stall_best };
     began::Equilibrium { step: began::Step(given.step), k: given.k, rate: given.rate, stall }
 }
 
@@ -171,7 +170,9 @@ impl Trainer {
 
     pub async fn next(&mut self) -> Result<Option<Down>> {
         let message = tokio::time::timeout(PATIENCE, self.down.message()).await.map_err(|_| "nothing came")??;
-        let Some(message) = message else { return Ok(None) };
+        let Some(message) = message else {
+            return Ok(None);
+        };
         if let Some(Down::Opened(opened)) = &message.body {
             self.generation = message.generation;
             self.given = opened.equilibrium;

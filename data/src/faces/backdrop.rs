@@ -8,12 +8,7 @@ pub(super) fn paint(canvas: &mut Canvas, person: &Person) {
     let place = person.backdrop_place;
     match person.pattern {
         Pattern::Gradient => {
-            canvas.flood(
-                ground,
-                second,
-                [50.0 - 40.0 * place, 0.0],
-                [50.0 + 40.0 * place, 100.0],
-            );
+            canvas.flood(ground, second, [50.0 - 40.0 * place, 0.0], [50.0 + 40.0 * place, 100.0]);
             return;
         }
         _ => canvas.flood(ground, ground, [0.0, 0.0], [0.0, 100.0]),
@@ -22,11 +17,7 @@ pub(super) fn paint(canvas: &mut Canvas, person: &Person) {
         Pattern::Plain | Pattern::Gradient => {}
         Pattern::Halves => {
             let (top, bottom) = (50.0 + 30.0 * place, 50.0 - 30.0 * place);
-            let half = Outline::from(top, -1.0)
-                .line(101.0, -1.0)
-                .line(101.0, 101.0)
-                .line(bottom, 101.0)
-                .closed();
+            let half = Outline::from(top, -1.0).line(101.0, -1.0).line(101.0, 101.0).line(bottom, 101.0).closed();
             canvas.fill_behind(half, second);
         }
         Pattern::Stripes => {
@@ -46,10 +37,7 @@ pub(super) fn paint(canvas: &mut Canvas, person: &Person) {
             for row in 0..5 {
                 for column in 0..5 {
                     let offset = if row % 2 == 0 { 0.0 } else { 12.5 };
-                    let (x, y) = (
-                        column as f32 * 25.0 + offset + 5.0 * place,
-                        row as f32 * 24.0 + 4.0,
-                    );
+                    let (x, y) = (column as f32 * 25.0 + offset + 5.0 * place, row as f32 * 24.0 + 4.0);
                     canvas.fill_behind(oval(x, y, 5.5, 5.5), second);
                 }
             }

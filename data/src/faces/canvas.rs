@@ -5,8 +5,8 @@
 
 use image::RgbImage;
 use tiny_skia::{
-    Color, FillRule, GradientStop, LineCap, LineJoin, LinearGradient, Mask, Paint, Path,
-    PathBuilder, Pixmap, Point, Rect, Shader, SpreadMode, Stroke, Transform,
+    Color, FillRule, GradientStop, LineCap, LineJoin, LinearGradient, Mask, Paint, Path, PathBuilder, Pixmap, Point,
+    Rect, Shader, SpreadMode, Stroke, Transform,
 };
 
 /// An opaque colour.
@@ -18,8 +18,7 @@ impl Colour {
 
     /// `amount` of the way to `other`.
     pub(super) fn mix(self, other: Self, amount: f32) -> Self {
-        let mix =
-            |a: u8, b: u8| (f32::from(a) + (f32::from(b) - f32::from(a)) * amount + 0.5) as u8;
+        let mix = |a: u8, b: u8| (f32::from(a) + (f32::from(b) - f32::from(a)) * amount + 0.5) as u8;
         let ([a, b, c], [d, e, f]) = (self.0, other.0);
         Self([mix(a, d), mix(b, e), mix(c, f)])
     }
@@ -140,13 +139,7 @@ impl Canvas {
             .pre_concat(turn)
             .pre_scale(pose.scale, pose.scale)
             .pre_translate(-50.0, -60.0);
-        Self {
-            pixels,
-            factor,
-            frame,
-            posed,
-            clip: None,
-        }
+        Self { pixels, factor, frame, posed, clip: None }
     }
 
     /// The image, reduced to its size.
@@ -161,9 +154,7 @@ impl Canvas {
                 for row in 0..factor {
                     let start = (y * factor + row) as usize * stride + (x * factor) as usize * 4;
                     for pixel in data[start..start + factor as usize * 4].chunks_exact(4) {
-                        sums.iter_mut()
-                            .zip(pixel)
-                            .for_each(|(sum, &value)| *sum += u32::from(value));
+                        sums.iter_mut().zip(pixel).for_each(|(sum, &value)| *sum += u32::from(value));
                     }
                 }
                 image.extend(sums.map(|sum| (sum / area) as u8));
@@ -196,24 +187,17 @@ impl Canvas {
     pub(super) fn glow(&mut self, x: f32, y: f32, radius: f32, colour: Colour, alpha: f32) {
         let mut centre = Point::from_xy(x, y);
         self.posed.map_point(&mut centre);
-        let (side, radius) = (
-            self.pixels.width() as usize,
-            radius * self.posed.get_scale().0,
-        );
+        let (side, radius) = (self.pixels.width() as usize, radius * self.posed.get_scale().0);
         let within = |from: f32| {
             let last = side as f32;
-            (from - radius).clamp(0.0, last) as usize
-                ..(from + radius + 1.0).clamp(0.0, last) as usize
+            (from - radius).clamp(0.0, last) as usize..(from + radius + 1.0).clamp(0.0, last) as usize
         };
         let colour = colour.0.map(f32::from);
         for row in within(centre.y) {
             let down = row as f32 + 0.5 - centre.y;
             let columns = within(centre.x);
             let first = row * side + columns.start;
-            let mask = self
-                .clip
-                .as_ref()
-                .map(|mask| &mask.data()[row * side..][..side]);
+            let mask = self.clip.as_ref().map(|mask| &mask.data()[row * side..][..side]);
             let pixels = self.pixels.data_mut()[first * 4..].chunks_exact_mut(4);
             for (column, pixel) in columns.zip(pixels) {
                 let across = column as f32 + 0.5 - centre.x;
@@ -229,17 +213,8 @@ impl Canvas {
 
     fn fill_with(&mut self, path: Option<Path>, shader: Shader<'_>) {
         if let Some(path) = path {
-            let paint = Paint {
-                shader,
-                ..Paint::default()
-            };
-            self.pixels.fill_path(
-                &path,
-                &paint,
-                FillRule::Winding,
-                self.posed,
-                self.clip.as_ref(),
-            );
+            let paint = Paint { shader, ..Paint::default() };
+            self.pixels.fill_path(&path, &paint, FillRule::Winding, self.posed, self.clip.as_ref());
         }
     }
 
@@ -250,18 +225,9 @@ impl Canvas {
     /// A line with round ends.
     pub(super) fn stroke(&mut self, path: Option<Path>, colour: Colour, width: f32) {
         if let Some(path) = path {
-            let paint = Paint {
-                shader: Shader::SolidColor(colour.opaque()),
-                ..Paint::default()
-            };
-            let stroke = Stroke {
-                width,
-                line_cap: LineCap::Round,
-                line_join: LineJoin::Round,
-                ..Stroke::default()
-            };
-            self.pixels
-                .stroke_path(&path, &paint, &stroke, self.posed, self.clip.as_ref());
+            let paint = Paint { shader: Shader::SolidColor(colour.opaque()), ..Paint::default() };
+            let stroke = Stroke { width, line_cap: LineCap::Round, line_join: LineJoin::Round, ..Stroke::default() };
+            self.pixels.stroke_path(&path, &paint, &stroke, self.posed, self.clip.as_ref());
         }
     }
 
@@ -271,40 +237,22 @@ impl Canvas {
             self.pixels.fill(from.opaque());
             return;
         }
-        let stops = vec![
-            GradientStop::new(0.0, from.opaque()),
-            GradientStop::new(1.0, to.opaque()),
-        ];
+        let stops = vec![GradientStop::new(0.0, from.opaque()), GradientStop::new(1.0, to.opaque())];
         let point = |[x, y]: [f32; 2]| Point::from_xy(x, y);
-        let shader = LinearGradient::new(
-            point(start),
-            point(end),
-            stops,
-            SpreadMode::Pad,
-            Transform::identity(),
-        );
+        let shader = LinearGradient::new(point(start), point(end), stops, SpreadMode::Pad, Transform::identity());
         let everything = Rect::from_xywh(-1.0, -1.0, 102.0, 102.0).map(PathBuilder::from_rect);
         if let (Some(shader), Some(path)) = (shader, everything) {
             // Without antialiasing: half a pixel of transparency at the rim would show as black.
-            let paint = Paint {
-                shader,
-                anti_alias: false,
-                ..Paint::default()
-            };
-            self.pixels
-                .fill_path(&path, &paint, FillRule::Winding, self.frame, None);
+            let paint = Paint { shader, anti_alias: false, ..Paint::default() };
+            self.pixels.fill_path(&path, &paint, FillRule::Winding, self.frame, None);
         }
     }
 
     /// Paints on the backdrop. Not posed.
     pub(super) fn fill_behind(&mut self, path: Option<Path>, colour: Colour) {
         if let Some(path) = path {
-            let paint = Paint {
-                shader: Shader::SolidColor(colour.opaque()),
-                ..Paint::default()
-            };
-            self.pixels
-                .fill_path(&path, &paint, FillRule::Winding, self.frame, None);
+            let paint = Paint { shader: Shader::SolidColor(colour.opaque()), ..Paint::default() };
+            self.pixels.fill_path(&path, &paint, FillRule::Winding, self.frame, None);
         }
     }
 }

@@ -11,9 +11,7 @@ pub(super) fn paint_behind(canvas: &mut Canvas, person: &Person) {
     let (w, volume) = (person.width, person.volume);
     let dark = person.hair_colour.darker(0.22);
     match person.hair {
-        Hair::Long | Hair::LongFringe => {
-            canvas.fill(curtain(w + 6.0 + 3.0 * volume, 104.0, 0.0), dark)
-        }
+        Hair::Long | Hair::LongFringe => canvas.fill(curtain(w + 6.0 + 3.0 * volume, 104.0, 0.0), dark),
         Hair::Waves => {
             let wide = w + 8.0 + 3.0 * volume;
             canvas.fill(curtain(wide, 96.0, 0.0), dark);
@@ -24,10 +22,7 @@ pub(super) fn paint_behind(canvas: &mut Canvas, person: &Person) {
                 }
             }
         }
-        Hair::Bob => canvas.fill(
-            curtain(w + 6.5 + 2.5 * volume, 74.0 + 8.0 * volume, 9.0),
-            dark,
-        ),
+        Hair::Bob => canvas.fill(curtain(w + 6.5 + 2.5 * volume, 74.0 + 8.0 * volume, 9.0), dark),
         Hair::Afro => {
             let radius = 38.0 + 4.0 * volume;
             canvas.ellipse(50.0, 37.0, radius, radius - 2.0, person.hair_colour);
@@ -37,25 +32,13 @@ pub(super) fn paint_behind(canvas: &mut Canvas, person: &Person) {
             }
         }
         Hair::Bun => {
-            canvas.ellipse(
-                50.0 + 2.0 * person.side,
-                10.0,
-                11.0 + 2.0 * volume,
-                10.0,
-                person.hair_colour,
-            );
+            canvas.ellipse(50.0 + 2.0 * person.side, 10.0, 11.0 + 2.0 * volume, 10.0, person.hair_colour);
             canvas.ellipse(50.0 + 2.0 * person.side, 16.5, 7.0, 3.0, dark);
         }
         Hair::Pigtails => {
             for side in [-1.0, 1.0] {
                 let x = 50.0 + side * (w + 9.0);
-                canvas.ellipse(
-                    x + side * 2.0,
-                    58.0 + 4.0 * volume,
-                    8.5,
-                    18.0 + 4.0 * volume,
-                    person.hair_colour,
-                );
+                canvas.ellipse(x + side * 2.0, 58.0 + 4.0 * volume, 8.5, 18.0 + 4.0 * volume, person.hair_colour);
                 canvas.ellipse(x - side * 1.5, 38.0, 4.2, 4.2, person.clothes);
             }
         }
@@ -88,23 +71,9 @@ fn curtain(w: f32, end: f32, inward: f32) -> Option<Path> {
     let top = TOP - 8.0;
     Outline::from(50.0, top)
         .cubic(50.0 + 0.72 * w, top, 50.0 + w, 28.0, 50.0 + w, 52.0)
-        .cubic(
-            50.0 + w + 1.0,
-            end - 12.0,
-            50.0 + w - inward * 0.2,
-            end - 2.0,
-            50.0 + w - inward,
-            end,
-        )
+        .cubic(50.0 + w + 1.0, end - 12.0, 50.0 + w - inward * 0.2, end - 2.0, 50.0 + w - inward, end)
         .line(50.0 - w + inward, end)
-        .cubic(
-            50.0 - w + inward * 0.2,
-            end - 2.0,
-            50.0 - w - 1.0,
-            end - 12.0,
-            50.0 - w,
-            52.0,
-        )
+        .cubic(50.0 - w + inward * 0.2, end - 2.0, 50.0 - w - 1.0, end - 12.0, 50.0 - w, 52.0)
         .cubic(50.0 - w, 28.0, 50.0 - 0.72 * w, top, 50.0, top)
         .closed()
 }
@@ -116,14 +85,7 @@ fn crown(w: f32, off: f32, high: f32, end: f32) -> Outline {
     Outline::from(50.0 - w + 1.6, end)
         .quad(50.0 - outer, end - 2.0, 50.0 - outer, 42.0)
         .cubic(50.0 - outer, 28.0, 50.0 - 0.68 * outer, top, 50.0, top)
-        .cubic(
-            50.0 + 0.68 * outer,
-            top,
-            50.0 + outer,
-            28.0,
-            50.0 + outer,
-            42.0,
-        )
+        .cubic(50.0 + 0.68 * outer, top, 50.0 + outer, 28.0, 50.0 + outer, 42.0)
         .quad(50.0 + outer, end - 2.0, 50.0 + w - 1.6, end)
 }
 
@@ -159,30 +121,9 @@ pub(super) fn paint_front(canvas: &mut Canvas, person: &Person) {
             canvas.fill(line, colour.darker(0.15));
             let height = 7.0 + 6.0 * volume;
             let wave = Outline::from(x - side * 21.0, 33.0)
-                .cubic(
-                    x - side * 25.0,
-                    TOP - height,
-                    x + side * 8.0,
-                    TOP - height - 5.0,
-                    x + side * 25.0,
-                    TOP - 2.0,
-                )
-                .cubic(
-                    x + side * 30.0,
-                    22.0,
-                    x + side * 24.0,
-                    32.0,
-                    x + side * 17.0,
-                    33.0,
-                )
-                .cubic(
-                    x + side * 6.0,
-                    26.0,
-                    x - side * 8.0,
-                    29.0,
-                    x - side * 21.0,
-                    33.0,
-                )
+                .cubic(x - side * 25.0, TOP - height, x + side * 8.0, TOP - height - 5.0, x + side * 25.0, TOP - 2.0)
+                .cubic(x + side * 30.0, 22.0, x + side * 24.0, 32.0, x + side * 17.0, 33.0)
+                .cubic(x + side * 6.0, 26.0, x - side * 8.0, 29.0, x - side * 21.0, 33.0)
                 .closed();
             canvas.fill(wave, colour);
         }
@@ -205,23 +146,11 @@ pub(super) fn paint_front(canvas: &mut Canvas, person: &Person) {
             }
             for curl in 0..6 {
                 let along = curl as f32 / 2.5 - 1.0;
-                canvas.ellipse(
-                    x + along * (w - 8.0),
-                    29.0 + 7.0 * along * along,
-                    6.0,
-                    5.6,
-                    colour,
-                );
+                canvas.ellipse(x + along * (w - 8.0), 29.0 + 7.0 * along * along, 6.0, 5.6, colour);
             }
             for curl in 0..4 {
                 let along = curl as f32 / 1.5 - 1.0;
-                canvas.ellipse(
-                    50.0 + along * 17.0,
-                    19.0 + 7.0 * along * along,
-                    3.4,
-                    2.8,
-                    colour.lighter(0.13),
-                );
+                canvas.ellipse(50.0 + along * 17.0, 19.0 + 7.0 * along * along, 3.4, 2.8, colour.lighter(0.13));
             }
         }
         Hair::Spikes => {
@@ -230,10 +159,7 @@ pub(super) fn paint_front(canvas: &mut Canvas, person: &Person) {
             for spike in 0..6 {
                 let along = spike as f32 / 2.5 - 1.0;
                 let base = TOP + 3.0 + 13.0 * along * along;
-                let (left, tip) = (
-                    50.0 + along * (w - 1.0) - 5.6,
-                    50.0 + along * (w + 6.0) + side * 2.5,
-                );
+                let (left, tip) = (50.0 + along * (w - 1.0) - 5.6, 50.0 + along * (w + 6.0) + side * 2.5);
                 hair = hair.line(left, base).line(tip, base - height);
             }
             let hair = hair
@@ -252,10 +178,7 @@ pub(super) fn paint_front(canvas: &mut Canvas, person: &Person) {
         Hair::Bob => {
             let end = 70.0 + 6.0 * volume;
             let hair = crown(w, 5.0 + 2.0 * volume, 7.0, end);
-            canvas.fill(
-                fringed(hair, w - 1.0, x, person.eye_line() - 12.5, end),
-                colour,
-            );
+            canvas.fill(fringed(hair, w - 1.0, x, person.eye_line() - 12.5, end), colour);
             shine(canvas, person, 6.0);
         }
         Hair::Long | Hair::Waves => {
@@ -268,10 +191,7 @@ pub(super) fn paint_front(canvas: &mut Canvas, person: &Person) {
         Hair::LongFringe => {
             let end = 84.0;
             let hair = crown(w, 4.5 + 2.0 * volume, 7.0, end);
-            canvas.fill(
-                fringed(hair, w - 1.0, x, person.eye_line() - 12.0, end),
-                colour,
-            );
+            canvas.fill(fringed(hair, w - 1.0, x, person.eye_line() - 12.0, end), colour);
             shine(canvas, person, 6.0);
         }
         Hair::Afro => {
@@ -282,13 +202,7 @@ pub(super) fn paint_front(canvas: &mut Canvas, person: &Person) {
             canvas.fill(cap, colour);
             for curl in 0..7 {
                 let along = curl as f32 / 3.0 - 1.0;
-                canvas.ellipse(
-                    x + along * (w - 5.0),
-                    30.0 + 9.0 * along * along,
-                    4.6,
-                    4.0,
-                    colour,
-                );
+                canvas.ellipse(x + along * (w - 5.0), 30.0 + 9.0 * along * along, 4.6, 4.0, colour);
             }
             canvas.glow(50.0 - side * 10.0, 16.0, 26.0, colour.lighter(0.4), 0.3);
         }
@@ -332,13 +246,9 @@ fn parted(hair: Outline, w: f32, x: f32, side: f32) -> Option<Path> {
     let (part, low) = (x + side * 10.0, 40.0);
     let (left, right) = (50.0 - w + 1.6, 50.0 + w - 1.6);
     if side > 0.0 {
-        hair.quad(right - 2.4, 38.0, part, 27.5)
-            .cubic(x - 4.0, 38.0, x - 16.0, low, left + 4.0, low)
-            .line(left, 54.0)
+        hair.quad(right - 2.4, 38.0, part, 27.5).cubic(x - 4.0, 38.0, x - 16.0, low, left + 4.0, low).line(left, 54.0)
     } else {
-        hair.line(right - 4.0, low)
-            .cubic(x + 16.0, low, x + 4.0, 38.0, part, 27.5)
-            .quad(left + 2.4, 38.0, left, 54.0)
+        hair.line(right - 4.0, low).cubic(x + 16.0, low, x + 4.0, 38.0, part, 27.5).quad(left + 2.4, 38.0, left, 54.0)
     }
     .closed()
 }
@@ -354,25 +264,16 @@ fn centre_parted(hair: Outline, w: f32, x: f32, side: f32, end: f32) -> Option<P
 /// Ends a crown with a fringe down to `brow`.
 fn fringed(hair: Outline, w: f32, x: f32, brow: f32, end: f32) -> Option<Path> {
     let (left, right) = (50.0 - w + 1.6, 50.0 + w - 1.6);
-    hair.cubic(
-        right + 1.0,
-        58.0,
-        right - 1.0,
-        brow + 6.0,
-        right - 4.0,
-        brow + 2.0,
-    )
-    .quad(x, brow - 4.0, left + 4.0, brow + 2.0)
-    .cubic(left + 1.0, brow + 6.0, left - 1.0, 58.0, left, end)
-    .closed()
+    hair.cubic(right + 1.0, 58.0, right - 1.0, brow + 6.0, right - 4.0, brow + 2.0)
+        .quad(x, brow - 4.0, left + 4.0, brow + 2.0)
+        .cubic(left + 1.0, brow + 6.0, left - 1.0, 58.0, left, end)
+        .closed()
 }
 
 /// Light on smooth hair.
 fn shine(canvas: &mut Canvas, person: &Person, high: f32) {
     let (x, y) = (50.0 - person.side * 12.0, TOP + 4.0 - high * 0.5);
     let light = person.hair_colour.lighter(0.22);
-    let streak = Outline::from(x - 8.0, y + 5.0)
-        .quad(x - 1.0, y - 1.5, x + 9.0, y - 1.0)
-        .open();
+    let streak = Outline::from(x - 8.0, y + 5.0).quad(x - 1.0, y - 1.5, x + 9.0, y - 1.0).open();
     canvas.stroke(streak, light, 2.6);
 }

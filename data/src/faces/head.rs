@@ -18,24 +18,10 @@ pub(super) fn outline(person: &Person, more: f32) -> Option<Path> {
     let jaw = 0.42 + 0.3 * person.jaw;
     let cheek = WIDEST + drop * (chin - WIDEST);
     Outline::from(50.0, top)
-        .cubic(
-            50.0 + 0.62 * w,
-            top,
-            50.0 + w,
-            top + 0.3 * (WIDEST - top),
-            50.0 + w,
-            WIDEST,
-        )
+        .cubic(50.0 + 0.62 * w, top, 50.0 + w, top + 0.3 * (WIDEST - top), 50.0 + w, WIDEST)
         .cubic(50.0 + w, cheek, 50.0 + jaw * w, chin, 50.0, chin)
         .cubic(50.0 - jaw * w, chin, 50.0 - w, cheek, 50.0 - w, WIDEST)
-        .cubic(
-            50.0 - w,
-            top + 0.3 * (WIDEST - top),
-            50.0 - 0.62 * w,
-            top,
-            50.0,
-            top,
-        )
+        .cubic(50.0 - w, top + 0.3 * (WIDEST - top), 50.0 - 0.62 * w, top, 50.0, top)
         .closed()
 }
 
@@ -44,23 +30,11 @@ pub(super) fn paint(canvas: &mut Canvas, person: &Person) {
     canvas.clip(outline(person, 0.0).as_ref());
     // The side away from the light.
     let shade = person.skin.darker(0.55).mix(Colour([150, 50, 40]), 0.35);
-    canvas.glow(
-        50.0 + person.side * (person.width + 10.0),
-        66.0,
-        34.0,
-        shade,
-        0.42,
-    );
+    canvas.glow(50.0 + person.side * (person.width + 10.0), 66.0, 34.0, shade, 0.42);
     if person.blush > 0.0 {
         let (middle, y) = (person.middle(), person.eye_line() + 14.0);
         for side in [-1.0, 1.0] {
-            canvas.glow(
-                middle + side * 17.0,
-                y,
-                8.5,
-                Colour([236, 80, 90]),
-                person.blush,
-            );
+            canvas.glow(middle + side * 17.0, y, 8.5, Colour([236, 80, 90]), person.blush);
         }
     }
     canvas.clip(None);
@@ -97,18 +71,10 @@ pub(super) fn paint_shoulders(canvas: &mut Canvas, person: &Person) {
     match person.neckline {
         Neckline::Round | Neckline::Pointed => {}
         Neckline::Stripes => {
-            let stripe = if cloth.brightness() > 130.0 {
-                cloth.darker(0.45)
-            } else {
-                cloth.lighter(0.6)
-            };
+            let stripe = if cloth.brightness() > 130.0 { cloth.darker(0.45) } else { cloth.lighter(0.6) };
             for band in 0..3 {
                 let y = 95.0 + band as f32 * 6.5;
-                canvas.stroke(
-                    Outline::from(-5.0, y).quad(50.0, y + 4.0, 105.0, y).open(),
-                    stripe,
-                    2.6,
-                );
+                canvas.stroke(Outline::from(-5.0, y).quad(50.0, y + 4.0, 105.0, y).open(), stripe, 2.6);
             }
         }
         Neckline::Collar => {
@@ -124,22 +90,12 @@ pub(super) fn paint_shoulders(canvas: &mut Canvas, person: &Person) {
     }
     canvas.clip(None);
     let opening = match person.neckline {
-        Neckline::Pointed => Outline::from(50.0 - neck, 86.0)
-            .line(50.0, 104.0)
-            .line(50.0 + neck, 86.0)
-            .closed(),
-        Neckline::Collar => Outline::from(50.0 - neck, 86.0)
-            .line(50.0, 97.0)
-            .line(50.0 + neck, 86.0)
-            .closed(),
+        Neckline::Pointed => Outline::from(50.0 - neck, 86.0).line(50.0, 104.0).line(50.0 + neck, 86.0).closed(),
+        Neckline::Collar => Outline::from(50.0 - neck, 86.0).line(50.0, 97.0).line(50.0 + neck, 86.0).closed(),
         Neckline::Round | Neckline::Stripes => oval(50.0, 88.0, neck + 0.5, 7.0),
     };
     canvas.fill(opening, shadow);
-    let throat_clip = Outline::from(0.0, 0.0)
-        .line(100.0, 0.0)
-        .line(100.0, 90.0)
-        .line(0.0, 90.0)
-        .closed();
+    let throat_clip = Outline::from(0.0, 0.0).line(100.0, 0.0).line(100.0, 90.0).line(0.0, 90.0).closed();
     canvas.clip(throat_clip.as_ref());
     canvas.fill(throat, shadow);
     canvas.clip(None);

@@ -179,10 +179,7 @@ fn lips(skin: Colour, redness: f32) -> Colour {
 impl Person {
     /// The person of (seed, index).
     pub(super) fn draw(seed: u64, index: u64) -> Self {
-        let mut dice = Dice {
-            stream: Stream::new(seed, Purpose::Bench, index, LANE),
-            next: 0,
-        };
+        let mut dice = Dice { stream: Stream::new(seed, Purpose::Bench, index, LANE), next: 0 };
         let d = &mut dice;
         let pattern = d.pick(&[
             Pattern::Plain,
@@ -195,8 +192,7 @@ impl Person {
             Pattern::Dots,
             Pattern::Hills,
         ]);
-        let ground =
-            Colour(d.pick(&BACKDROPS)).mix(Colour(d.pick(&BACKDROPS)), d.between(0.0, 0.3));
+        let ground = Colour(d.pick(&BACKDROPS)).mix(Colour(d.pick(&BACKDROPS)), d.between(0.0, 0.3));
         let second = match pattern {
             // Patterns in two shades of one colour stay behind the face; gradients may go anywhere.
             Pattern::Gradient | Pattern::Halves => ground.mix(Colour(d.pick(&BACKDROPS)), 0.65),
@@ -204,10 +200,8 @@ impl Person {
             _ => ground.darker(0.18),
         };
         let tone = d.unit() * (SKINS.len() - 1) as f32;
-        let skin = Colour(SKINS[tone as usize]).mix(
-            Colour(SKINS[(tone as usize + 1).min(SKINS.len() - 1)]),
-            tone % 1.0,
-        );
+        let skin =
+            Colour(SKINS[tone as usize]).mix(Colour(SKINS[(tone as usize + 1).min(SKINS.len() - 1)]), tone % 1.0);
         let hair = d.pick(&[
             Hair::Bald,
             Hair::Buzz,
@@ -231,33 +225,13 @@ impl Person {
         ]);
         let short = matches!(
             hair,
-            Hair::Bald
-                | Hair::Buzz
-                | Hair::SideParting
-                | Hair::Quiff
-                | Hair::Curls
-                | Hair::Spikes
-                | Hair::Beanie
+            Hair::Bald | Hair::Buzz | Hair::SideParting | Hair::Quiff | Hair::Curls | Hair::Spikes | Hair::Beanie
         );
-        let hair_colour = if d.chance(0.07) {
-            Colour(d.pick(&BRIGHT_HAIRS))
-        } else {
-            Colour(d.pick(&HAIRS))
-        };
+        let hair_colour = if d.chance(0.07) { Colour(d.pick(&BRIGHT_HAIRS)) } else { Colour(d.pick(&HAIRS)) };
         let amount = d.between(0.0, 0.12);
-        let hair_colour = if d.chance(0.5) {
-            hair_colour.lighter(amount)
-        } else {
-            hair_colour.darker(amount)
-        };
+        let hair_colour = if d.chance(0.5) { hair_colour.lighter(amount) } else { hair_colour.darker(amount) };
         let beard = if short && d.chance(0.42) {
-            d.pick(&[
-                Beard::Full,
-                Beard::Full,
-                Beard::Goatee,
-                Beard::Moustache,
-                Beard::Stubble,
-            ])
+            d.pick(&[Beard::Full, Beard::Full, Beard::Goatee, Beard::Moustache, Beard::Stubble])
         } else {
             Beard::None
         };
@@ -303,38 +277,17 @@ impl Person {
             ]),
             mouth_width: d.between(9.5, 13.0),
             lips: lips(skin, if short { 0.45 } else { 0.75 }),
-            blush: if d.chance(0.5) {
-                d.between(0.25, 0.6) * (skin.brightness() / 220.0)
-            } else {
-                0.0
-            },
+            blush: if d.chance(0.5) { d.between(0.25, 0.6) * (skin.brightness() / 220.0) } else { 0.0 },
             beard,
             glasses: if d.chance(0.2) {
-                d.pick(&[
-                    Glasses::Round,
-                    Glasses::Round,
-                    Glasses::Square,
-                    Glasses::Square,
-                    Glasses::Dark,
-                ])
+                d.pick(&[Glasses::Round, Glasses::Round, Glasses::Square, Glasses::Square, Glasses::Dark])
             } else {
                 Glasses::None
             },
-            frame: Colour(d.pick(&[
-                [30, 30, 36],
-                [30, 30, 36],
-                [120, 50, 40],
-                [40, 70, 120],
-                [190, 150, 60],
-            ])),
+            frame: Colour(d.pick(&[[30, 30, 36], [30, 30, 36], [120, 50, 40], [40, 70, 120], [190, 150, 60]])),
             earrings: !short && d.chance(0.35),
             clothes: Colour(d.pick(&CLOTHES)),
-            neckline: d.pick(&[
-                Neckline::Round,
-                Neckline::Pointed,
-                Neckline::Collar,
-                Neckline::Stripes,
-            ]),
+            neckline: d.pick(&[Neckline::Round, Neckline::Pointed, Neckline::Collar, Neckline::Stripes]),
             pose: Pose {
                 shift: [2.2 * d.near_zero(), 1.6 * d.near_zero()],
                 scale: 1.0 + 0.05 * d.near_zero(),

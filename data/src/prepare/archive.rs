@@ -32,21 +32,10 @@ impl ZipSource {
     /// If the file cannot be read or is no whole archive.
     pub(super) fn open(path: &Path) -> Result<Self, DataError> {
         let file = File::open(path).map_err(DataError::io("open", path))?;
-        let length = file
-            .metadata()
-            .map_err(DataError::io("look at", path))?
-            .len();
-        let archive = ZipArchive::new(SharedFile {
-            file: Arc::new(file),
-            position: 0,
-            length,
-        })
-        .map_err(|error| {
+        let length = file.metadata().map_err(DataError::io("look at", path))?.len();
+        let archive = ZipArchive::new(SharedFile { file: Arc::new(file), position: 0, length }).map_err(|error| {
             let reason = format!("it is no whole zip archive ({error})");
-            DataError::Source {
-                source_name: path.display().to_string(),
-                reason,
-            }
+            DataError::Source { source_name: path.display().to_string(), reason }
         })?;
         let mut members: Vec<_> = (0..archive.len())
             .filter_map(|index| Some((archive.name_for_index(index)?.ok()?.into_owned(), index)))
@@ -72,9 +61,7 @@ impl ZipSource {
             let name = self.archive.name_for_index(index);
             matches!(name, Some(Ok(name)) if Path::new(&*name).file_name().is_some_and(|name| name == file_name))
         })?;
-        let text = self
-            .read(index, longest)
-            .and_then(|bytes| String::from_utf8(bytes).map_err(Unusable::broken));
+        let text = self.read(index, longest).and_then(|bytes| String::from_utf8(bytes).map_err(Unusable::broken));
         Some(text)
     }
 
@@ -84,25 +71,16 @@ impl ZipSource {
         let member = archive.by_index(index).map_err(Unusable::broken)?;
         let mut bytes = Vec::new();
         // What a member announces of its size is not to be trusted; what comes out is counted.
-        member
-            .take(longest + 1)
-            .read_to_end(&mut bytes)
-            .map_err(Unusable::broken)?;
+        member.take(longest + 1).read_to_end(&mut bytes).map_err(Unusable::broken)?;
         if bytes.len() as u64 > longest {
-            return Err(Unusable::broken(format!(
-                "it unpacks to more than {} MiB",
-                longest >> 20
-            )));
+            return Err(Unusable::broken(format!("it unpacks to more than {} MiB", longest >> 20)));
         }
         Ok(bytes)
     }
 }
 
 fn is_wanted(name: &Path) -> bool {
-    is_image_name(name)
-        && !name
-            .iter()
-            .any(|part| is_hidden(part) || part == "__MACOSX")
+    is_image_name(name) && !name.iter().any(|part| is_hidden(part) || part == "__MACOSX")
 }
 
 impl Source for ZipSource {
@@ -142,9 +120,8 @@ impl Seek for SharedFile {
             SeekFrom::End(offset) => self.length.checked_add_signed(offset),
             SeekFrom::Current(offset) => self.position.checked_add_signed(offset),
         };
-        self.position = position.ok_or_else(|| {
-            io::Error::new(io::ErrorKind::InvalidInput, "a position before the start")
-        })?;
+        self.position =
+            position.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "a position before the start"))?;
         Ok(self.position)
     }
 }

@@ -33,9 +33,7 @@ impl Partition {
     fn parse(text: &str, name: &str) -> Result<Self, String> {
         let mut parts = HashMap::new();
         for (line, text) in text.lines().enumerate() {
-            let mut fields = text
-                .split([',', ' ', '\t'])
-                .filter(|field| !field.is_empty());
+            let mut fields = text.split([',', ' ', '\t']).filter(|field| !field.is_empty());
             let (image, part) = (fields.next(), fields.next());
             let split = match part {
                 None if image.is_none() => continue,
@@ -44,10 +42,7 @@ impl Partition {
                 Some("2") => Split::Test,
                 Some("partition") if line == 0 => continue,
                 _ => {
-                    return Err(format!(
-                        "{name}, line {}: expected `000001.jpg 0` and found {text:?}",
-                        line + 1
-                    ));
+                    return Err(format!("{name}, line {}: expected `000001.jpg 0` and found {text:?}", line + 1));
                 }
             };
             parts.insert(image.unwrap_or_default().to_owned(), split);
@@ -57,8 +52,7 @@ impl Partition {
 
     fn is_in(&self, split: Split, path: &Path) -> bool {
         let name = path.file_name().and_then(|name| name.to_str());
-        name.and_then(|name| self.0.get(name))
-            .is_some_and(|&found| found == split)
+        name.and_then(|name| self.0.get(name)).is_some_and(|&found| found == split)
     }
 }
 
@@ -82,11 +76,7 @@ pub(super) fn open_folder(options: &Options, root: &Path) -> Result<Option<Opene
 }
 
 /// Opens an archive, if it is CelebA's.
-pub(super) fn open_archive(
-    options: &Options,
-    path: &Path,
-    archive: &ZipSource,
-) -> Result<Option<Opened>, DataError> {
+pub(super) fn open_archive(options: &Options, path: &Path, archive: &ZipSource) -> Result<Option<Opened>, DataError> {
     let is_ours = |path: &Path| path.iter().any(|part| part == IMAGES);
     if !archive.names().any(|name| is_ours(Path::new(name))) {
         return Ok(None);
@@ -100,34 +90,13 @@ pub(super) fn open_archive(
     opened(options, Box::new(source), "celeba zip").map(Some)
 }
 
-fn opened(
-    options: &Options,
-    source: Box<dyn Source>,
-    kind: &'static str,
-) -> Result<Opened, DataError> {
+fn opened(options: &Options, source: Box<dyn Source>, kind: &'static str) -> Result<Opened, DataError> {
     if source.len() == 0 {
-        return Err(refuse(
-            options,
-            format!("no image of {IMAGES} belongs to --split {}", options.split),
-        ));
+        return Err(refuse(options, format!("no image of {IMAGES} belongs to --split {}", options.split)));
     }
-    let crop = if options.crop == Crop::Auto {
-        Crop::Began
-    } else {
-        options.crop
-    };
-    let found = format!(
-        "CelebA's layout, {} images; --split {}, --crop {crop}",
-        source.len(),
-        options.split
-    );
-    Ok(Opened {
-        source,
-        kind,
-        crop,
-        shuffled: true,
-        found,
-    })
+    let crop = if options.crop == Crop::Auto { Crop::Began } else { options.crop };
+    let found = format!("CelebA's layout, {} images; --split {}, --crop {crop}", source.len(), options.split);
+    Ok(Opened { source, kind, crop, shuffled: true, found })
 }
 
 /// The partition, where the split needs one.
@@ -139,25 +108,17 @@ fn partition(
     if options.split == Split::All {
         return Ok(None);
     }
-    for path in folders
-        .iter()
-        .flat_map(|folder| PARTITIONS.iter().map(move |name| folder.join(name)))
-    {
+    for path in folders.iter().flat_map(|folder| PARTITIONS.iter().map(move |name| folder.join(name))) {
         if path.is_file() {
             let text = fs::read_to_string(&path).map_err(DataError::io("read", &path))?;
             let partition = Partition::parse(&text, &path.display().to_string());
-            return partition
-                .map(Some)
-                .map_err(|reason| refuse(options, reason));
+            return partition.map(Some).map_err(|reason| refuse(options, reason));
         }
     }
     for name in ["list_eval_partition.txt", "list_eval_partition.csv"] {
         if let Some(text) = archive.and_then(|archive| archive.text(name, LONGEST_PARTITION)) {
-            let text =
-                text.map_err(|unusable| refuse(options, format!("{name}: {}", unusable.reason)))?;
-            return Partition::parse(&text, name)
-                .map(Some)
-                .map_err(|reason| refuse(options, reason));
+            let text = text.map_err(|unusable| refuse(options, format!("{name}: {}", unusable.reason)))?;
+            return Partition::parse(&text, name).map(Some).map_err(|reason| refuse(options, reason));
         }
     }
     Err(refuse(
@@ -191,12 +152,7 @@ mod tests {
 
     #[test]
     fn a_line_that_is_none_is_named() {
-        let error = Partition::parse("000001.jpg 0\n000002.jpg 7\n", "list.txt")
-            .err()
-            .unwrap_or_default();
-        assert!(
-            error.contains("list.txt, line 2") && error.contains("000002.jpg 7"),
-            "{error}"
-        );
+        let error = Partition::parse("000001.jpg 0\n000002.jpg 7\n", "list.txt").err().unwrap_or_default();
+        assert!(error.contains("list.txt, line 2") && error.contains("000002.jpg 7"), "{error}");
     }
 }

@@ -25,15 +25,9 @@ pub(super) fn decode(bytes: &[u8]) -> Result<RgbImage, Unusable> {
 }
 
 fn decode_trusting(bytes: &[u8]) -> Result<RgbImage, Unusable> {
-    let mut reader = ImageReader::new(Cursor::new(bytes))
-        .with_guessed_format()
-        .map_err(Unusable::broken)?;
+    let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(Unusable::broken)?;
     let Some(format) = reader.format() else {
-        let reason = if bytes.is_empty() {
-            "the file is empty"
-        } else {
-            "it is no JPEG, PNG or WebP"
-        };
+        let reason = if bytes.is_empty() { "the file is empty" } else { "it is no JPEG, PNG or WebP" };
         return Err(Unusable::broken(reason));
     };
     if format == ImageFormat::Jpeg && !jpeg_is_whole(bytes) {
@@ -48,18 +42,12 @@ fn decode_trusting(bytes: &[u8]) -> Result<RgbImage, Unusable> {
     // Not every decoder keeps the limit on memory itself.
     if decoder.total_bytes() > LARGEST_IMAGE {
         let (width, height) = decoder.dimensions();
-        return Err(Unusable::broken(format!(
-            "{width}x{height} is more than is decoded"
-        )));
+        return Err(Unusable::broken(format!("{width}x{height} is more than is decoded")));
     }
     let orientation = decoder.orientation().map_err(Unusable::broken)?;
     let mut image = DynamicImage::from_decoder(decoder).map_err(Unusable::broken)?;
     image.apply_orientation(orientation);
-    Ok(if image.color().has_alpha() {
-        on_white(&image)
-    } else {
-        image.into_rgb8()
-    })
+    Ok(if image.color().has_alpha() { on_white(&image) } else { image.into_rgb8() })
 }
 
 fn on_white(image: &DynamicImage) -> RgbImage {
@@ -68,10 +56,7 @@ fn on_white(image: &DynamicImage) -> RgbImage {
     RgbImage::from_fn(width, height, |x, y| {
         let [red, green, blue, alpha] = image.get_pixel(x, y).0;
         let alpha = u32::from(alpha);
-        image::Rgb(
-            [red, green, blue]
-                .map(|value| ((u32::from(value) * alpha + 255 * (255 - alpha) + 127) / 255) as u8),
-        )
+        image::Rgb([red, green, blue].map(|value| ((u32::from(value) * alpha + 255 * (255 - alpha) + 127) / 255) as u8))
     })
 }
 
@@ -122,15 +107,8 @@ mod tests {
         let image = gradient();
         for format in [ImageFormat::Png, ImageFormat::WebP, ImageFormat::Jpeg] {
             let decoded = decode(&encoded(&image.clone().into(), format)?).map_err(|e| e.reason)?;
-            let worst = image
-                .iter()
-                .zip(decoded.iter())
-                .map(|(a, b)| a.abs_diff(*b))
-                .max();
-            assert!(
-                worst <= Some(if format == ImageFormat::Jpeg { 12 } else { 0 }),
-                "{format:?} {worst:?}"
-            );
+            let worst = image.iter().zip(decoded.iter()).map(|(a, b)| a.abs_diff(*b)).max();
+            assert!(worst <= Some(if format == ImageFormat::Jpeg { 12 } else { 0 }), "{format:?} {worst:?}");
         }
         Ok(())
     }
@@ -142,11 +120,7 @@ mod tests {
             // A PNG's last chunk holds no pixels: without it nothing is missing.
             let end = bytes.len() - if format == ImageFormat::Png { 16 } else { 1 };
             for end in 0..end {
-                assert!(
-                    decode(&bytes[..end]).is_err(),
-                    "{format:?} cut at {end} of {}",
-                    bytes.len()
-                );
+                assert!(decode(&bytes[..end]).is_err(), "{format:?} cut at {end} of {}", bytes.len());
             }
         }
         Ok(())
@@ -158,22 +132,10 @@ mod tests {
             let decoded = decode(&encoded(&image, ImageFormat::Png)?).map_err(|e| e.reason)?;
             Ok(decoded.get_pixel(0, 0).0)
         };
-        assert_eq!(
-            pixel(GrayImage::from_pixel(9, 9, Luma([77])).into())?,
-            [77; 3]
-        );
-        assert_eq!(
-            pixel(image::ImageBuffer::from_pixel(9, 9, Luma([0x4d4du16])).into())?,
-            [77; 3]
-        );
-        assert_eq!(
-            pixel(RgbaImage::from_pixel(9, 9, Rgba([10, 20, 30, 0])).into())?,
-            [255; 3]
-        );
-        assert_eq!(
-            pixel(RgbaImage::from_pixel(9, 9, Rgba([0, 255, 100, 51])).into())?,
-            [204, 255, 224]
-        );
+        assert_eq!(pixel(GrayImage::from_pixel(9, 9, Luma([77])).into())?, [77; 3]);
+        assert_eq!(pixel(image::ImageBuffer::from_pixel(9, 9, Luma([0x4d4du16])).into())?, [77; 3]);
+        assert_eq!(pixel(RgbaImage::from_pixel(9, 9, Rgba([10, 20, 30, 0])).into())?, [255; 3]);
+        assert_eq!(pixel(RgbaImage::from_pixel(9, 9, Rgba([0, 255, 100, 51])).into())?, [204, 255, 224]);
         Ok(())
     }
 

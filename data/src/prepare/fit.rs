@@ -23,12 +23,7 @@ struct Square {
 }
 
 /// Crops and resizes one image to `[3,size,size]`, red plane first.
-pub(super) fn fit(
-    picture: RgbImage,
-    crop: Crop,
-    size: u32,
-    resizer: &mut Resizer,
-) -> Result<Vec<u8>, Unusable> {
+pub(super) fn fit(picture: RgbImage, crop: Crop, size: u32, resizer: &mut Resizer) -> Result<Vec<u8>, Unusable> {
     let (width, height) = picture.dimensions();
     let square = square(crop, width, height)?;
     // Blown up eightfold, even a photograph is a blur.
@@ -37,9 +32,7 @@ pub(super) fn fit(
         let Square { side, .. } = square;
         return Err(Unusable {
             fault: Fault::TooSmall,
-            reason: format!(
-                "too small: {side}x{side} after the crop, and {size} px need at least {least}x{least}"
-            ),
+            reason: format!("too small: {side}x{side} after the crop, and {size} px need at least {least}x{least}"),
         });
     }
     // Cut out first: the resizer's own crop lets the filter see what is outside.
@@ -52,36 +45,23 @@ pub(super) fn fit(
     if square.side == size {
         return Ok(planes(picture.as_raw()));
     }
-    let filter = if square.side >= size {
-        FilterType::Lanczos3
-    } else {
-        FilterType::CatmullRom
-    };
+    let filter = if square.side >= size { FilterType::Lanczos3 } else { FilterType::CatmullRom };
     let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter));
-    let from = ImageRef::new(square.side, square.side, picture.as_raw(), PixelType::U8x3)
-        .map_err(Unusable::broken)?;
+    let from = ImageRef::new(square.side, square.side, picture.as_raw(), PixelType::U8x3).map_err(Unusable::broken)?;
     let mut to = Image::new(size, size, PixelType::U8x3);
-    resizer
-        .resize(&from, &mut to, &options)
-        .map_err(Unusable::broken)?;
+    resizer.resize(&from, &mut to, &options).map_err(Unusable::broken)?;
     Ok(planes(to.buffer()))
 }
 
 fn square(crop: Crop, width: u32, height: u32) -> Result<Square, Unusable> {
     let aligned = |top| {
         if (width, height) == CELEBA {
-            return Ok(Square {
-                left: 25,
-                top,
-                side: 128,
-            });
+            return Ok(Square { left: 25, top, side: 128 });
         }
         let (w, h) = CELEBA;
         Err(Unusable {
             fault: Fault::WrongShape,
-            reason: format!(
-                "--crop {crop} needs an image of {w}x{h}, and this one is {width}x{height}"
-            ),
+            reason: format!("--crop {crop} needs an image of {w}x{h}, and this one is {width}x{height}"),
         })
     };
     match crop {
@@ -93,11 +73,7 @@ fn square(crop: Crop, width: u32, height: u32) -> Result<Square, Unusable> {
         }),
         Crop::Auto | Crop::Center | Crop::None => {
             let side = width.min(height);
-            Ok(Square {
-                left: (width - side) / 2,
-                top: (height - side) / 2,
-                side,
-            })
+            Ok(Square { left: (width - side) / 2, top: (height - side) / 2, side })
         }
     }
 }
@@ -125,12 +101,7 @@ mod tests {
         let image = fit(map(width, height), crop, size, &mut Resizer::new())?;
         let plane = (size * size) as usize;
         assert!(image[2 * plane..].iter().all(|&blue| blue == 9));
-        Ok([
-            image[0],
-            image[plane - 1],
-            image[plane],
-            image[2 * plane - 1],
-        ])
+        Ok([image[0], image[plane - 1], image[plane], image[2 * plane - 1]])
     }
 
     #[test]
@@ -149,44 +120,23 @@ mod tests {
 
     #[test]
     fn a_resized_edge_does_not_see_what_the_crop_left_out() -> Result<(), Unusable> {
-        let bars = RgbImage::from_fn(200, 100, |x, _| {
-            Rgb(if (50..150).contains(&x) {
-                [0; 3]
-            } else {
-                [255; 3]
-            })
-        });
-        assert!(
-            fit(bars, Crop::Center, 32, &mut Resizer::new())?
-                .iter()
-                .all(|&value| value == 0)
-        );
+        let bars = RgbImage::from_fn(200, 100, |x, _| Rgb(if (50..150).contains(&x) { [0; 3] } else { [255; 3] }));
+        assert!(fit(bars, Crop::Center, 32, &mut Resizer::new())?.iter().all(|&value| value == 0));
         Ok(())
     }
 
     #[test]
     fn shapes_that_do_not_fit_are_refused_with_both_sizes() {
         let refused = |crop, width, height, size| {
-            fit(map(width, height), crop, size, &mut Resizer::new()).map_or_else(
-                |e| (e.fault, e.reason),
-                |_| (Fault::Broken, "accepted".into()),
-            )
+            fit(map(width, height), crop, size, &mut Resizer::new())
+                .map_or_else(|e| (e.fault, e.reason), |_| (Fault::Broken, "accepted".into()))
         };
         let (fault, text) = refused(Crop::Began, 100, 100, 32);
-        assert!(
-            fault == Fault::WrongShape && text.contains("178x218") && text.contains("100x100"),
-            "{text}"
-        );
+        assert!(fault == Fault::WrongShape && text.contains("178x218") && text.contains("100x100"), "{text}");
         let (fault, text) = refused(Crop::None, 100, 99, 32);
-        assert!(
-            fault == Fault::WrongShape && text.contains("100x99"),
-            "{text}"
-        );
+        assert!(fault == Fault::WrongShape && text.contains("100x99"), "{text}");
         let (fault, text) = refused(Crop::Center, 31, 40, 256);
-        assert!(
-            fault == Fault::TooSmall && text.contains("31x31") && text.contains("32x32"),
-            "{text}"
-        );
+        assert!(fault == Fault::TooSmall && text.contains("31x31") && text.contains("32x32"), "{text}");
         assert_eq!(refused(Crop::Center, 7, 90, 16).0, Fault::TooSmall);
     }
 }

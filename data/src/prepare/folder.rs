@@ -23,13 +23,9 @@ pub(super) struct Folder {
 
 /// Whether a name is that of an image.
 pub(super) fn is_image_name(name: &Path) -> bool {
-    name.extension()
-        .and_then(|extension| extension.to_str())
-        .is_some_and(|extension| {
-            ["jpg", "jpeg", "png", "webp"]
-                .iter()
-                .any(|known| extension.eq_ignore_ascii_case(known))
-        })
+    name.extension().and_then(|extension| extension.to_str()).is_some_and(|extension| {
+        ["jpg", "jpeg", "png", "webp"].iter().any(|known| extension.eq_ignore_ascii_case(known))
+    })
 }
 
 /// Whether a name is hidden, as Unix has it.
@@ -45,17 +41,10 @@ impl Folder {
     pub(super) fn list(root: &Path) -> Result<Self, DataError> {
         let mut files = Vec::new();
         let walk = WalkDir::new(root).follow_links(true).into_iter();
-        for entry in walk.filter_entry(|entry| entry.depth() == 0 || !is_hidden(entry.file_name()))
-        {
+        for entry in walk.filter_entry(|entry| entry.depth() == 0 || !is_hidden(entry.file_name())) {
             match entry {
                 Ok(entry) if entry.file_type().is_file() && is_image_name(entry.path()) => {
-                    files.push(
-                        entry
-                            .path()
-                            .strip_prefix(root)
-                            .unwrap_or(entry.path())
-                            .to_owned(),
-                    );
+                    files.push(entry.path().strip_prefix(root).unwrap_or(entry.path()).to_owned());
                 }
                 Ok(_) => {}
                 Err(error) if error.loop_ancestor().is_some() => {}
@@ -73,10 +62,7 @@ impl Folder {
             }
         }
         files.sort_unstable();
-        Ok(Self {
-            root: root.to_owned(),
-            files,
-        })
+        Ok(Self { root: root.to_owned(), files })
     }
 
     /// Keeps the images whose path within the folder satisfies `keep`.
@@ -100,10 +86,7 @@ impl Source for Folder {
             .and_then(|file| file.take(LONGEST_FILE + 1).read_to_end(&mut bytes))
             .map_err(Unusable::broken)?;
         if bytes.len() as u64 > LONGEST_FILE {
-            return Err(Unusable::broken(format!(
-                "the file is longer than {} MiB",
-                LONGEST_FILE >> 20
-            )));
+            return Err(Unusable::broken(format!("the file is longer than {} MiB", LONGEST_FILE >> 20)));
         }
         decode::decode(&bytes)
     }

@@ -40,8 +40,7 @@ fn is_name(name: &str) -> bool {
 }
 
 fn file_name(path: &Path) -> String {
-    path.file_name()
-        .map_or_else(String::new, |name| name.to_string_lossy().into_owned())
+    path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
 }
 
 /// Whether a file belongs to a part.
@@ -66,9 +65,7 @@ fn list(dir: &Path) -> Result<Vec<PathBuf>, DataError> {
     files.sort_unstable();
     // Someone who unpacked a file and kept the packed one has it twice.
     let plain = files.clone();
-    files.retain(|path| {
-        path.extension().is_none_or(|e| e != "gz") || !plain.contains(&path.with_extension(""))
-    });
+    files.retain(|path| path.extension().is_none_or(|e| e != "gz") || !plain.contains(&path.with_extension("")));
     Ok(files)
 }
 
@@ -82,37 +79,20 @@ impl IdxSource {
     pub(super) fn open_folder(options: &Options, dir: &Path) -> Result<Self, DataError> {
         let files = list(dir)?;
         let names: Vec<_> = files.iter().map(|path| file_name(path)).collect();
-        let chosen: Vec<_> = files
-            .into_iter()
-            .filter(|path| is_in(options.split, &file_name(path)))
-            .collect();
+        let chosen: Vec<_> = files.into_iter().filter(|path| is_in(options.split, &file_name(path))).collect();
         if chosen.is_empty() {
-            let reason = format!(
-                "--split {} fits none of its IDX files: {}",
-                options.split,
-                names.join(", ")
-            );
+            let reason = format!("--split {} fits none of its IDX files: {}", options.split, names.join(", "));
             return Err(refuse(options, reason));
         }
-        Ok(Self {
-            files: chosen
-                .iter()
-                .map(|path| read(path))
-                .collect::<Result<_, _>>()?,
-        })
+        Ok(Self { files: chosen.iter().map(|path| read(path)).collect::<Result<_, _>>()? })
     }
 
     /// Reads one file.
     pub(super) fn open_file(options: &Options, path: &Path) -> Result<Self, DataError> {
         if !is_in(options.split, &file_name(path)) {
-            return Err(refuse(
-                options,
-                format!("--split {} does not fit the file's name", options.split),
-            ));
+            return Err(refuse(options, format!("--split {} does not fit the file's name", options.split)));
         }
-        Ok(Self {
-            files: vec![read(path)?],
-        })
+        Ok(Self { files: vec![read(path)?] })
     }
 
     fn find(&self, mut index: usize) -> Option<(&IdxFile, usize)> {
@@ -134,32 +114,18 @@ impl IdxFile {
 }
 
 fn read(path: &Path) -> Result<IdxFile, DataError> {
-    let refuse = |reason: String| DataError::Source {
-        source_name: path.display().to_string(),
-        reason,
-    };
+    let refuse = |reason: String| DataError::Source { source_name: path.display().to_string(), reason };
     let mut file = File::open(path).map_err(DataError::io("open", path))?;
     let mut first = Vec::new();
-    file.by_ref()
-        .take(2)
-        .read_to_end(&mut first)
-        .map_err(DataError::io("read", path))?;
+    file.by_ref().take(2).read_to_end(&mut first).map_err(DataError::io("read", path))?;
     let packed = first == [0x1f, 0x8b];
     let whole = first.as_slice().chain(file);
-    let mut reader: Box<dyn Read> = if packed {
-        Box::new(GzDecoder::new(whole))
-    } else {
-        Box::new(whole)
-    };
-    let torn = |error: std::io::Error| {
-        refuse(format!("it cannot be unpacked ({error}); is it cut short?"))
-    };
+    let mut reader: Box<dyn Read> = if packed { Box::new(GzDecoder::new(whole)) } else { Box::new(whole) };
+    let torn = |error: std::io::Error| refuse(format!("it cannot be unpacked ({error}); is it cut short?"));
 
     let mut header = [0; 16];
     reader.read_exact(&mut header).map_err(torn)?;
-    let field = |at: usize| {
-        u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
-    };
+    let field = |at: usize| u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
     if header[..4] != MAGIC {
         return Err(refuse(format!(
             "it is no IDX file of images: it should begin with the bytes {MAGIC:?} and begins with {:?}",
@@ -169,33 +135,19 @@ fn read(path: &Path) -> Result<IdxFile, DataError> {
     let (count, rows, columns) = (field(4), field(8), field(12));
     let expected = u128::from(count) * u128::from(rows) * u128::from(columns);
     if expected == 0 || expected > u128::from(LONGEST) {
-        return Err(refuse(format!(
-            "its header announces {count} images of {columns}x{rows}"
-        )));
+        return Err(refuse(format!("its header announces {count} images of {columns}x{rows}")));
     }
     let expected = expected as u64;
     let mut pixels = Vec::new();
-    reader
-        .take(expected + 1)
-        .read_to_end(&mut pixels)
-        .map_err(torn)?;
+    reader.take(expected + 1).read_to_end(&mut pixels).map_err(torn)?;
     if pixels.len() as u64 != expected {
-        let more = if pixels.len() as u64 > expected {
-            "more than "
-        } else {
-            ""
-        };
+        let more = if pixels.len() as u64 > expected { "more than " } else { "" };
         let found = expected.min(pixels.len() as u64);
         return Err(refuse(format!(
             "{count} images of {columns}x{rows} take {expected} bytes after the header, and {more}{found} are there"
         )));
     }
-    Ok(IdxFile {
-        name: file_name(path),
-        rows,
-        columns,
-        pixels,
-    })
+    Ok(IdxFile { name: file_name(path), rows, columns, pixels })
 }
 
 impl Source for IdxSource {
@@ -204,19 +156,14 @@ impl Source for IdxSource {
     }
 
     fn name(&self, index: usize) -> String {
-        self.find(index).map_or_else(String::new, |(file, index)| {
-            format!("{} image {index}", file.name)
-        })
+        self.find(index).map_or_else(String::new, |(file, index)| format!("{} image {index}", file.name))
     }
 
     fn picture(&self, index: usize) -> Result<RgbImage, Unusable> {
-        let (file, index) = self
-            .find(index)
-            .ok_or_else(|| Unusable::broken("there is no such image"))?;
+        let (file, index) = self.find(index).ok_or_else(|| Unusable::broken("there is no such image"))?;
         let bytes = file.rows as usize * file.columns as usize;
         let grey = &file.pixels[index * bytes..(index + 1) * bytes];
         let pixels = grey.iter().flat_map(|&value| [value; 3]).collect();
-        RgbImage::from_raw(file.columns, file.rows, pixels)
-            .ok_or_else(|| Unusable::broken("its size does not hold"))
+        RgbImage::from_raw(file.columns, file.rows, pixels).ok_or_else(|| Unusable::broken("its size does not hold"))
     }
 }

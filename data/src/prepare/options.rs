@@ -68,8 +68,7 @@ impl Options {
             return Err(DataError::Flag {
                 flag: "--samples-per-shard",
                 found: self.samples_per_shard.to_string(),
-                expected: "a shard is held in memory while it is made; choose a number that fits"
-                    .into(),
+                expected: "a shard is held in memory while it is made; choose a number that fits".into(),
             });
         }
         Ok(())
@@ -116,37 +115,19 @@ const CROPS: [(&str, Crop); 5] = [
     ("none", Crop::None),
 ];
 
-const SPLITS: [(&str, Split); 4] = [
-    ("all", Split::All),
-    ("train", Split::Train),
-    ("valid", Split::Valid),
-    ("test", Split::Test),
-];
+const SPLITS: [(&str, Split); 4] =
+    [("all", Split::All), ("train", Split::Train), ("valid", Split::Valid), ("test", Split::Test)];
 
 fn parse<T: Copy>(flag: &'static str, names: &[(&str, T)], text: &str) -> Result<T, DataError> {
-    names
-        .iter()
-        .find(|(name, _)| *name == text)
-        .map(|&(_, value)| value)
-        .ok_or_else(|| DataError::Flag {
-            flag,
-            found: text.to_owned(),
-            expected: format!(
-                "expected one of {}",
-                names
-                    .iter()
-                    .map(|(name, _)| *name)
-                    .collect::<Vec<_>>()
-                    .join(", ")
-            ),
-        })
+    names.iter().find(|(name, _)| *name == text).map(|&(_, value)| value).ok_or_else(|| DataError::Flag {
+        flag,
+        found: text.to_owned(),
+        expected: format!("expected one of {}", names.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")),
+    })
 }
 
 fn name<T: PartialEq>(names: &[(&'static str, T)], value: &T) -> &'static str {
-    names
-        .iter()
-        .find(|(_, named)| named == value)
-        .map_or("", |(name, _)| name)
+    names.iter().find(|(_, named)| named == value).map_or("", |(name, _)| name)
 }
 
 impl FromStr for Crop {
@@ -184,28 +165,17 @@ mod tests {
     #[test]
     fn crops_and_splits_are_read_as_they_are_shown() -> Result<(), DataError> {
         for (text, crop) in CROPS {
-            assert_eq!(
-                (text.parse::<Crop>()?, crop.to_string()),
-                (crop, text.to_owned())
-            );
+            assert_eq!((text.parse::<Crop>()?, crop.to_string()), (crop, text.to_owned()));
         }
         for (text, split) in SPLITS {
-            assert_eq!(
-                (text.parse::<Split>()?, split.to_string()),
-                (split, text.to_owned())
-            );
+            assert_eq!((text.parse::<Split>()?, split.to_string()), (split, text.to_owned()));
         }
         Ok(())
     }
 
     #[test]
     fn a_wrong_crop_is_told_which_there_are() {
-        let error = "centre"
-            .parse::<Crop>()
-            .map_or_else(|e| e.to_string(), |_| String::new());
-        assert_eq!(
-            error,
-            "--crop centre: expected one of auto, began, progan, center, none"
-        );
+        let error = "centre".parse::<Crop>().map_or_else(|e| e.to_string(), |_| String::new());
+        assert_eq!(error, "--crop centre: expected one of auto, began, progan, center, none");
     }
 }

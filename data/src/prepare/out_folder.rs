@@ -57,9 +57,7 @@ impl OutFolder {
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                return Err(DataError::Busy {
-                    dir: dir.to_owned(),
-                });
+                return Err(DataError::Busy { dir: dir.to_owned() });
             }
             Err(TryLockError::Error(error)) => return Err(DataError::io("lock", dir)(error)),
         }
@@ -67,21 +65,11 @@ impl OutFolder {
         inspect(dir, force)?;
         // Now, not after minutes of decoding.
         aside::probe(&dir.join(manifest::FILE))?;
-        Ok(Self {
-            dir: dir.to_owned(),
-            _lock: lock,
-            created,
-            state: State::Claimed,
-        })
+        Ok(Self { dir: dir.to_owned(), _lock: lock, created, state: State::Claimed })
     }
 
     /// Writes a shard, `pixels` being `[N,3,size,size]`.
-    pub(super) fn write_shard(
-        &mut self,
-        index: usize,
-        size: u32,
-        pixels: &[u8],
-    ) -> Result<ShardEntry, DataError> {
+    pub(super) fn write_shard(&mut self, index: usize, size: u32, pixels: &[u8]) -> Result<ShardEntry, DataError> {
         if self.state == State::Claimed {
             self.state = State::Writing;
             clear(&self.dir)?;
@@ -92,11 +80,7 @@ impl OutFolder {
         let mut hash = blake3::Hasher::new();
         hash.update(&header).update_rayon(pixels);
         aside::write(&self.dir.join(&file), &[&header, pixels])?;
-        Ok(ShardEntry {
-            file,
-            samples,
-            blake3: hash.finalize().to_hex().to_string(),
-        })
+        Ok(ShardEntry { file, samples, blake3: hash.finalize().to_hex().to_string() })
     }
 
     /// Writes the manifest: from here on there is a set.
@@ -124,11 +108,7 @@ impl Drop for OutFolder {
 fn survey(dir: &Path) -> Result<(Vec<String>, Option<String>), DataError> {
     let (mut ours, mut foreign) = (Vec::new(), None);
     for entry in fs::read_dir(dir).map_err(DataError::io("list", dir))? {
-        let name = entry
-            .map_err(DataError::io("list", dir))?
-            .file_name()
-            .to_string_lossy()
-            .into_owned();
+        let name = entry.map_err(DataError::io("list", dir))?.file_name().to_string_lossy().into_owned();
         let whole = name.strip_suffix(aside::SUFFIX).unwrap_or(&name);
         if whole == manifest::FILE || shard::is_file_name(whole) {
             ours.push(name);
@@ -145,26 +125,16 @@ fn inspect(dir: &Path, force: bool) -> Result<(), DataError> {
     if ours.iter().any(|name| name == manifest::FILE) {
         return match Manifest::load(dir) {
             Ok(_) if force => Ok(()),
-            Ok(old) => Err(DataError::Finished {
-                dir: dir.to_owned(),
-                samples: old.samples,
-                digest: old.digest,
-            }),
+            Ok(old) => Err(DataError::Finished { dir: dir.to_owned(), samples: old.samples, digest: old.digest }),
             // Of another format or damaged, but a set's manifest all the same.
             Err(_) if force && resembles_manifest(dir) => Ok(()),
-            Err(_) if !resembles_manifest(dir) => Err(DataError::Foreign {
-                dir: dir.to_owned(),
-                found: manifest::FILE.into(),
-            }),
+            Err(_) if !resembles_manifest(dir) => {
+                Err(DataError::Foreign { dir: dir.to_owned(), found: manifest::FILE.into() })
+            }
             Err(error) => Err(error),
         };
     }
-    foreign.map_or(Ok(()), |found| {
-        Err(DataError::Foreign {
-            dir: dir.to_owned(),
-            found,
-        })
-    })
+    foreign.map_or(Ok(()), |found| Err(DataError::Foreign { dir: dir.to_owned(), found }))
 }
 
 fn resembles_manifest(dir: &Path) -> bool {

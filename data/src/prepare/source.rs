@@ -48,10 +48,7 @@ pub(super) enum Fault {
 
 impl Unusable {
     pub(super) fn broken(reason: impl ToString) -> Self {
-        Self {
-            fault: Fault::Broken,
-            reason: reason.to_string(),
-        }
+        Self { fault: Fault::Broken, reason: reason.to_string() }
     }
 }
 
@@ -82,18 +79,12 @@ pub(super) fn open(options: &Options) -> Result<Opened, DataError> {
 
 /// An error about the source.
 pub(super) fn refuse(options: &Options, reason: impl Into<String>) -> DataError {
-    DataError::Source {
-        source_name: options.source.clone(),
-        reason: reason.into(),
-    }
+    DataError::Source { source_name: options.source.clone(), reason: reason.into() }
 }
 
 fn open_synthetic(options: &Options, what: &str) -> Result<Opened, DataError> {
     if what != "faces" {
-        return Err(refuse(
-            options,
-            format!("there is no synthetic:{what}, only synthetic:faces"),
-        ));
+        return Err(refuse(options, format!("there is no synthetic:{what}, only synthetic:faces")));
     }
     if options.count == 0 {
         return Err(DataError::Flag {
@@ -110,38 +101,19 @@ fn open_synthetic(options: &Options, what: &str) -> Result<Opened, DataError> {
         });
     }
     no_splits(options)?;
-    let count = usize::try_from(options.count)
-        .map_err(|_| refuse(options, "that many do not fit in memory"))?;
-    let source = Box::new(Faces {
-        seed: options.seed,
-        size: options.size,
-        count,
-    });
+    let count = usize::try_from(options.count).map_err(|_| refuse(options, "that many do not fit in memory"))?;
+    let source = Box::new(Faces { seed: options.seed, size: options.size, count });
     let found = format!("{count} made-up faces");
-    Ok(Opened {
-        source,
-        kind: "synthetic:faces",
-        crop: Crop::None,
-        shuffled: false,
-        found,
-    })
+    Ok(Opened { source, kind: "synthetic:faces", crop: Crop::None, shuffled: false, found })
 }
 
 fn open_files(options: &Options) -> Result<Opened, DataError> {
     let path = Path::new(&options.source);
-    let found =
-        fs::metadata(path).map_err(|error| refuse(options, format!("{error}; {ACCEPTED}")))?;
-    let crop = if options.crop == Crop::Auto {
-        Crop::Center
-    } else {
-        options.crop
-    };
+    let found = fs::metadata(path).map_err(|error| refuse(options, format!("{error}; {ACCEPTED}")))?;
+    let crop = if options.crop == Crop::Auto { Crop::Center } else { options.crop };
     if found.is_dir() {
         if path.join(manifest::FILE).is_file() && manifest::Manifest::load(path).is_ok() {
-            return Err(refuse(
-                options,
-                "it is a prepared data set already; train on it with --data",
-            ));
+            return Err(refuse(options, "it is a prepared data set already; train on it with --data"));
         }
         if let Some(opened) = celeba::open_folder(options, path)? {
             return Ok(opened);
@@ -152,13 +124,7 @@ fn open_files(options: &Options) -> Result<Opened, DataError> {
         no_splits(options)?;
         let source = Box::new(Folder::list(path)?);
         let found = format!("a folder of {} images", source.len());
-        return Ok(Opened {
-            source,
-            kind: "folder",
-            crop,
-            shuffled: true,
-            found,
-        });
+        return Ok(Opened { source, kind: "folder", crop, shuffled: true, found });
     }
     match kind_of_file(path)? {
         FileKind::Zip => {
@@ -168,32 +134,17 @@ fn open_files(options: &Options) -> Result<Opened, DataError> {
             }
             no_splits(options)?;
             let found = format!("a zip archive of {} images", archive.len());
-            Ok(Opened {
-                source: Box::new(archive),
-                kind: "zip",
-                crop,
-                shuffled: true,
-                found,
-            })
+            Ok(Opened { source: Box::new(archive), kind: "zip", crop, shuffled: true, found })
         }
         FileKind::Idx => idx_opened(IdxSource::open_file(options, path)?, crop),
         FileKind::Image => Err(refuse(options, format!("it is a single image; {ACCEPTED}"))),
-        FileKind::Other => Err(refuse(
-            options,
-            format!("its kind is not known; {ACCEPTED}"),
-        )),
+        FileKind::Other => Err(refuse(options, format!("its kind is not known; {ACCEPTED}"))),
     }
 }
 
 fn idx_opened(source: IdxSource, crop: Crop) -> Result<Opened, DataError> {
     let found = format!("IDX files with {} images", source.len());
-    Ok(Opened {
-        source: Box::new(source),
-        kind: "idx",
-        crop,
-        shuffled: true,
-        found,
-    })
+    Ok(Opened { source: Box::new(source), kind: "idx", crop, shuffled: true, found })
 }
 
 /// Refuses `--split` where there are no parts.
@@ -204,10 +155,7 @@ fn no_splits(options: &Options) -> Result<(), DataError> {
     Err(DataError::Flag {
         flag: "--split",
         found: options.split.to_string(),
-        expected: format!(
-            "{} has no parts; only CelebA and IDX files have",
-            options.source
-        ),
+        expected: format!("{} has no parts; only CelebA and IDX files have", options.source),
     })
 }
 
@@ -222,10 +170,7 @@ enum FileKind {
 fn kind_of_file(path: &Path) -> Result<FileKind, DataError> {
     let mut start = Vec::new();
     let mut file = fs::File::open(path).map_err(DataError::io("open", path))?;
-    file.by_ref()
-        .take(16)
-        .read_to_end(&mut start)
-        .map_err(DataError::io("read", path))?;
+    file.by_ref().take(16).read_to_end(&mut start).map_err(DataError::io("read", path))?;
     Ok(match start.as_slice() {
         [b'P', b'K', 3, 4, ..] | [b'P', b'K', 5, 6, ..] => FileKind::Zip,
         [0, 0, 8, 1..=4, ..] | [0x1f, 0x8b, ..] => FileKind::Idx,

@@ -40,10 +40,7 @@ pub fn folder_of(dir: &Path, images: usize) -> TestResult<PathBuf> {
     for image in 0..images {
         let folder = source.join(format!("part-{}", image % 3));
         fs::create_dir_all(&folder)?;
-        fs::write(
-            folder.join(format!("{image}.PNG")),
-            png(&flat(colour(image), 40, 48))?,
-        )?;
+        fs::write(folder.join(format!("{image}.PNG")), png(&flat(colour(image), 40, 48))?)?;
     }
     Ok(source)
 }
@@ -61,8 +58,5 @@ pub fn options(source: &Path, out: impl AsRef<Path>) -> Options {
 
 /// What is said when these options are refused.
 pub fn refusal(options: &Options) -> TestResult<String> {
-    Ok(prepare(options)
-        .err()
-        .ok_or_else(|| format!("it was accepted: {options:?}"))?
-        .to_string())
+    Ok(prepare(options).err().ok_or_else(|| format!("it was accepted: {options:?}"))?.to_string())
 }

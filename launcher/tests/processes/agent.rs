@@ -25,9 +25,7 @@ fn agent(run: &Path, trainers: u32, grace: &str) -> Result<Command> {
         "cpu",
         "--run",
     ]);
-    command
-        .arg(run)
-        .args(["--trainers", &trainers.to_string(), "--grace", grace]);
+    command.arg(run).args(["--trainers", &trainers.to_string(), "--grace", grace]);
     Ok(command)
 }
 
@@ -44,8 +42,7 @@ fn started(agent: &mut Program, trainers: u32) -> Result<Vec<u32>> {
 /// Waits until the fakes have become what they act; before, they would not withstand TERM.
 fn acting(pids: &[u32]) -> Result<()> {
     wait_until("the fake trainers sleep", || {
-        let name =
-            |pid: &u32| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        let name = |pid: &u32| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
         pids.iter().all(|pid| name(pid) == "sleep\n")
     })
 }
@@ -54,40 +51,21 @@ fn acting(pids: &[u32]) -> Result<()> {
 fn a_failed_trainer_is_reported_with_its_last_lines_and_the_others_live_on() -> Result<()> {
     let run = tempfile::tempdir()?;
     let mut command = agent(run.path(), 2, "5")?;
-    command
-        .env("FAKE_RANK_0", "exit:7")
-        .env("FAKE_RANK_1", "obedient");
+    command.env("FAKE_RANK_0", "exit:7").env("FAKE_RANK_1", "obedient");
     let mut agent = Program::start(command)?;
     let pids = started(&mut agent, 2)?;
     let report: Value = serde_json::from_str(&agent.line_with("\"exited\"")?)?;
-    assert_eq!(
-        (&report["rank"], &report["code"], &report["asked"]),
-        (&4.into(), &7.into(), &false.into())
-    );
-    let last: Vec<&str> = report["last_lines"]
-        .as_array()
-        .context("lines")?
-        .iter()
-        .filter_map(Value::as_str)
-        .collect();
+    assert_eq!((&report["rank"], &report["code"], &report["asked"]), (&4.into(), &7.into(), &false.into()));
+    let last: Vec<&str> = report["last_lines"].as_array().context("lines")?.iter().filter_map(Value::as_str).collect();
     assert_eq!(last.len(), 15);
-    assert!(
-        last.contains(&"error: the device of trainer 0 is on fire"),
-        "{last:?}"
-    );
+    assert!(last.contains(&"error: the device of trainer 0 is on fire"), "{last:?}");
     let log = std::fs::read_to_string(run.path().join("logs/node-1-rank-4.log"))?;
-    assert!(
-        log.contains("line 1 of trainer 0") && log.contains("on fire"),
-        "{log}"
-    );
+    assert!(log.contains("line 1 of trainer 0") && log.contains("on fire"), "{log}");
     assert!(crate::programs::is_alive(pids[1]));
 
     agent.signal(Signal::SIGTERM)?;
     let report: Value = serde_json::from_str(&agent.line_with("\"exited\"")?)?;
-    assert_eq!(
-        (&report["rank"], &report["asked"]),
-        (&5.into(), &true.into())
-    );
+    assert_eq!((&report["rank"], &report["asked"]), (&5.into(), &true.into()));
     assert_eq!(agent.wait()?.code(), Some(7));
     all_gone(&pids)
 }
@@ -104,11 +82,7 @@ fn a_trainer_that_ignores_term_is_killed_after_the_grace() -> Result<()> {
     agent.signal(Signal::SIGTERM)?;
     let report: Value = serde_json::from_str(&agent.line_with("\"exited\"")?)?;
     assert_eq!(report["signal"], 9);
-    assert!(
-        (0.9..6.0).contains(&start.elapsed().as_secs_f64()),
-        "{:?}",
-        start.elapsed()
-    );
+    assert!((0.9..6.0).contains(&start.elapsed().as_secs_f64()), "{:?}", start.elapsed());
     agent.wait()?;
     all_gone(&pids)
 }
@@ -146,17 +120,8 @@ fn an_agent_whose_parent_is_killed_ends_though_its_stdin_stays_open() -> Result<
     let command = agent(run.path(), 1, "600")?;
     // A shell between the test and the agent; the pipe on stdin is the test's, so that killing the shell does not close it.
     let mut shell = Command::new("sh");
-    shell
-        .args(["-c", "exec 3<&0; \"$0\" \"$@\" <&3 & wait"])
-        .arg(command.get_program())
-        .args(command.get_args());
-    shell
-        .envs(
-            command
-                .get_envs()
-                .filter_map(|(name, value)| Some((name, value?))),
-        )
-        .env("FAKE_TRAINER", "stubborn");
+    shell.args(["-c", "exec 3<&0; \"$0\" \"$@\" <&3 & wait"]).arg(command.get_program()).args(command.get_args());
+    shell.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?)))).env("FAKE_TRAINER", "stubborn");
     let mut shell = Program::start(shell)?;
     let mut pids = started(&mut shell, 1)?;
     acting(&pids)?;
@@ -186,10 +151,7 @@ fn lines_are_forwarded_when_asked_for() -> Result<()> {
     command.env("FAKE_TRAINER", "exit:0").arg("--forward-logs");
     let mut agent = Program::start(command)?;
     let report: Value = serde_json::from_str(&agent.line_with("line 3 of")?)?;
-    assert_eq!(
-        (&report["event"], &report["rank"]),
-        (&"output".into(), &4.into())
-    );
+    assert_eq!((&report["event"], &report["rank"]), (&"output".into(), &4.into()));
     assert_eq!(agent.wait()?.code(), Some(0));
     Ok(())
 }

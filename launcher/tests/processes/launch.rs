@@ -27,15 +27,9 @@ impl Desk {
 
     fn train(&self, coordinator: &str, trainers: &str, flags: &[&str]) -> Command {
         let mut command = launcher();
-        command
-            .arg("--data")
-            .arg(self.folder.path().join("data"))
-            .arg("--run")
-            .arg(self.run());
+        command.arg("--data").arg(self.folder.path().join("data")).arg("--run").arg(self.run());
         command.args(["--device", "cpu"]).args(flags);
-        command
-            .env("FAKE_COORDINATOR", coordinator)
-            .env("FAKE_TRAINER", trainers);
+        command.env("FAKE_COORDINATOR", coordinator).env("FAKE_TRAINER", trainers);
         command
     }
 }
@@ -43,30 +37,17 @@ impl Desk {
 /// Waits until the launcher has this many processes below it.
 fn grown(launcher: &Program, processes: usize) -> Result<Vec<u32>> {
     // Trainers that wait for the end of the run start short sleeps of their own.
-    wait_until("all processes are started", || {
-        family_of(launcher.pid()).len() > processes
-    })?;
+    wait_until("all processes are started", || family_of(launcher.pid()).len() > processes)?;
     Ok(family_of(launcher.pid()))
 }
 
 #[test]
 fn a_run_that_finishes_ends_with_one_line_that_has_its_digest() -> Result<()> {
     let desk = Desk::new()?;
-    let flags = [
-        "--nodes",
-        "2",
-        "--gpus",
-        "2",
-        "--set",
-        "run.steps=4",
-        "--quiet",
-    ];
+    let flags = ["--nodes", "2", "--gpus", "2", "--set", "run.steps=4", "--quiet"];
     let (code, out, err) = Program::start(desk.train("finish:4", "with-the-run", &flags))?.end()?;
     assert_eq!(code, 0, "{out}{err}");
-    assert!(
-        out.contains("finished at step 4 of 4; digest d16e57 at step 4"),
-        "{out}"
-    );
+    assert!(out.contains("finished at step 4 of 4; digest d16e57 at step 4"), "{out}");
     assert_eq!((out.lines().count(), err.as_str()), (1, ""));
     for log in ["coordinator.log", "node-1-agent.log", "node-1-rank-3.log"] {
         assert!(desk.run().join("logs").join(log).is_file(), "{log}");
@@ -80,16 +61,8 @@ fn progress_is_json_for_programs() -> Result<()> {
     let flags = ["--set", "run.steps=4", "--log-format", "json"];
     let (code, out, err) = Program::start(desk.train("finish:4", "with-the-run", &flags))?.end()?;
     assert_eq!(code, 0, "{out}{err}");
-    let objects = out
-        .lines()
-        .map(serde_json::from_str)
-        .collect::<Result<Vec<Value>, _>>()?;
-    assert!(
-        objects
-            .iter()
-            .any(|object| object["kind"] == "progress" && object["steps"] == 4),
-        "{out}"
-    );
+    let objects = out.lines().map(serde_json::from_str).collect::<Result<Vec<Value>, _>>()?;
+    assert!(objects.iter().any(|object| object["kind"] == "progress" && object["steps"] == 4), "{out}");
     let last = objects.last().context("nothing was said")?;
     assert_eq!(
         (&last["kind"], &last["outcome"], &last["digest"]),
@@ -116,11 +89,7 @@ fn a_failed_trainer_is_named_with_its_end_its_last_lines_and_its_log() -> Result
         assert!(err.contains(words), "{words}: {err}");
     }
     assert!(out.contains("launcher resume"), "{out}");
-    assert!(
-        start.elapsed() < Duration::from_secs(15),
-        "{:?}",
-        start.elapsed()
-    );
+    assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
     Ok(())
 }
 
@@ -129,28 +98,14 @@ fn a_killed_coordinator_is_named_and_takes_everything_with_it() -> Result<()> {
     let desk = Desk::new()?;
     let launcher = Program::start(desk.train("run", "obedient", &["--nodes", "2"]))?;
     let family = grown(&launcher, 5)?;
-    let coordinator = family
-        .iter()
-        .copied()
-        .find(|pid| name_of(*pid).starts_with("fake_coord"))
-        .context("no coordinator")?;
+    let coordinator =
+        family.iter().copied().find(|pid| name_of(*pid).starts_with("fake_coord")).context("no coordinator")?;
     wait_until("a step is taken", || digest_or_steps(&desk.run()))?;
-    nix::sys::signal::kill(
-        nix::unistd::Pid::from_raw(coordinator.try_into()?),
-        Signal::SIGKILL,
-    )?;
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(coordinator.try_into()?), Signal::SIGKILL)?;
     let (code, out, err) = launcher.end()?;
     assert_eq!(code, 1, "{out}{err}");
-    assert!(
-        err.contains(&format!(
-            "the coordinator (process {coordinator}) was killed by signal 9 (KILL)"
-        )),
-        "{err}"
-    );
-    assert!(
-        !desk.run().join("coordinator.json").exists(),
-        "a dead coordinator is announced"
-    );
+    assert!(err.contains(&format!("the coordinator (process {coordinator}) was killed by signal 9 (KILL)")), "{err}");
+    assert!(!desk.run().join("coordinator.json").exists(), "a dead coordinator is announced");
     all_gone(&family)
 }
 
@@ -162,19 +117,12 @@ fn a_killed_agent_is_named_and_its_trainers_go_with_it() -> Result<()> {
     let launcher = Program::start(command)?;
     let family = grown(&launcher, 7)?;
     let is_agent = |pid: &u32| *pid != launcher.pid() && name_of(*pid) == "launcher\n";
-    let agent = children_of(launcher.pid())
-        .into_iter()
-        .find(is_agent)
-        .context("no agent")?;
-    nix::sys::signal::kill(
-        nix::unistd::Pid::from_raw(agent.try_into()?),
-        Signal::SIGKILL,
-    )?;
+    let agent = children_of(launcher.pid()).into_iter().find(is_agent).context("no agent")?;
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(agent.try_into()?), Signal::SIGKILL)?;
     let (code, out, err) = launcher.end()?;
     assert_eq!(code, 1, "{out}{err}");
     assert!(
-        err.contains("the agent of node")
-            && err.contains(&format!("(process {agent}) was killed by signal 9")),
+        err.contains("the agent of node") && err.contains(&format!("(process {agent}) was killed by signal 9")),
         "{err}"
     );
     all_gone(&family)
@@ -183,8 +131,7 @@ fn a_killed_agent_is_named_and_its_trainers_go_with_it() -> Result<()> {
 #[test]
 fn a_killed_launcher_leaves_nothing_behind() -> Result<()> {
     let desk = Desk::new()?;
-    let mut launcher =
-        Program::start(desk.train("run", "stubborn", &["--nodes", "2", "--gpus", "2"]))?;
+    let mut launcher = Program::start(desk.train("run", "stubborn", &["--nodes", "2", "--gpus", "2"]))?;
     let family = grown(&launcher, 7)?;
     launcher.signal(Signal::SIGKILL)?;
     launcher.wait()?;
@@ -201,14 +148,8 @@ fn ctrl_c_stops_in_order_and_sigterm_too() -> Result<()> {
         launcher.signal(signal)?;
         let (code, out, err) = launcher.end()?;
         assert_eq!(code, expected, "{out}{err}");
-        assert!(
-            err.contains("finishing the step and writing a checkpoint (again to stop at once)"),
-            "{err}"
-        );
-        assert!(
-            out.contains("stopped by") && out.contains("launcher resume"),
-            "{out}"
-        );
+        assert!(err.contains("finishing the step and writing a checkpoint (again to stop at once)"), "{err}");
+        assert!(out.contains("stopped by") && out.contains("launcher resume"), "{out}");
         all_gone(&family)?;
     }
     Ok(())
@@ -243,11 +184,7 @@ fn a_coordinator_that_does_not_start_is_quoted_and_nothing_is_left() -> Result<(
 
     let launcher = Program::start(desk.train("mute", "obedient", &[]))?;
     let family = grown(&launcher, 1)?;
-    wait_until("the coordinator is there", || {
-        family
-            .iter()
-            .any(|pid| name_of(*pid).starts_with("fake_coord"))
-    })?;
+    wait_until("the coordinator is there", || family.iter().any(|pid| name_of(*pid).starts_with("fake_coord")))?;
     launcher.signal(Signal::SIGINT)?;
     assert_eq!(launcher.end()?.0, 130);
     assert!(!desk.run().exists());
@@ -263,18 +200,13 @@ fn stop_asks_a_live_run_to_end_and_status_and_digest_tell_of_it() -> Result<()> 
         command.arg(word).arg(desk.run());
         Program::start(command)?.end()
     };
-    wait_until("the coordinator is announced", || {
-        desk.run().join("coordinator.json").exists()
-    })?;
+    wait_until("the coordinator is announced", || desk.run().join("coordinator.json").exists())?;
     wait_until("a step is taken", || digest_or_steps(&desk.run()))?;
     assert!(ask("status")?.1.contains("is running"));
     let (code, out, err) = ask("stop")?;
     assert!(code == 0 && out.contains("has stopped"), "{out}{err}");
     let (code, out, err) = launched.end()?;
-    assert!(
-        code == 0 && out.contains("ended: stopped as asked"),
-        "{out}{err}"
-    );
+    assert!(code == 0 && out.contains("ended: stopped as asked"), "{out}{err}");
     assert!(ask("digest")?.1.ends_with(" d16e57\n"));
     assert!(ask("status")?.1.contains("is not running"));
     assert!(ask("stop")?.2.contains("is not running"));
@@ -287,7 +219,5 @@ fn name_of(pid: u32) -> String {
 
 fn digest_or_steps(run: &Path) -> bool {
     let journal = began_record::RunDir::open(run).and_then(|run| began_record::Journal::read(&run));
-    journal
-        .and_then(|journal| journal.steps())
-        .is_ok_and(|steps| !steps.is_empty())
+    journal.and_then(|journal| journal.steps()).is_ok_and(|steps| !steps.is_empty())
 }

@@ -14,19 +14,9 @@ pub fn data_set(folder: &Path, size: u32) -> Result<()> {
         size,
         channels: 3,
         samples: 4,
-        shards: vec![ShardEntry {
-            file: "shard-00000.safetensors".into(),
-            samples: 4,
-            blake3: "aa".into(),
-        }],
+        shards: vec![ShardEntry { file: "shard-00000.safetensors".into(), samples: 4, blake3: "aa".into() }],
         digest: String::new(),
-        source: SourceDescription {
-            kind: "folder".into(),
-            crop: Crop::Center,
-            split: Split::All,
-            seed: 0,
-            count: 0,
-        },
+        source: SourceDescription { kind: "folder".into(), crop: Crop::Center, split: Split::All, seed: 0, count: 0 },
         skipped: SkippedCounts::default(),
     };
     let path = folder.join("manifest.json");

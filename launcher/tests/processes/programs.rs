@@ -26,24 +26,12 @@ pub struct Program {
 
 impl Program {
     pub fn start(mut command: Command) -> Result<Self> {
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .process_group(0);
-        let mut child = command
-            .spawn()
-            .context("cannot start the program under test")?;
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        let mut child = command.spawn().context("cannot start the program under test")?;
         let stdin = child.stdin.take();
         let stdout = lines_of(child.stdout.take().context("stdout")?);
         let stderr = lines_of(child.stderr.take().context("stderr")?);
-        Ok(Self {
-            child,
-            stdin,
-            stdout,
-            stderr,
-            seen: String::new(),
-        })
+        Ok(Self { child, stdin, stdout, stderr, seen: String::new() })
     }
 
     pub fn pid(&self) -> u32 {
@@ -77,10 +65,7 @@ impl Program {
                 return Ok(status);
             }
             if Instant::now() > deadline {
-                bail!(
-                    "the program under test did not end within {} s",
-                    LONG.as_secs()
-                );
+                bail!("the program under test did not end within {} s", LONG.as_secs());
             }
             std::thread::sleep(Duration::from_millis(10));
         }
@@ -94,11 +79,7 @@ impl Program {
                 .map(|line| line + "\n")
                 .collect::<String>()
         };
-        Ok((
-            code,
-            std::mem::take(&mut self.seen) + &rest(&self.stdout),
-            rest(&self.stderr),
-        ))
+        Ok((code, std::mem::take(&mut self.seen) + &rest(&self.stdout), rest(&self.stderr)))
     }
 }
 
@@ -125,35 +106,27 @@ fn lines_of(stream: impl Read + Send + 'static) -> Receiver<String> {
 
 pub fn launcher() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_launcher"));
-    command.env(
-        "BEGAN_TRAINER",
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/processes/fake-trainer.sh"),
-    );
+    command.env("BEGAN_TRAINER", Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/processes/fake-trainer.sh"));
     command.env("BEGAN_COORDINATOR", fake_coordinator());
     command
 }
 
 /// Cargo builds the examples of a crate along with its tests, beside its binaries.
 fn fake_coordinator() -> PathBuf {
-    Path::new(env!("CARGO_BIN_EXE_launcher"))
-        .with_file_name("examples")
-        .join("fake_coordinator")
+    Path::new(env!("CARGO_BIN_EXE_launcher")).with_file_name("examples").join("fake_coordinator")
 }
 
 pub fn is_alive(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     // Behind the name, which may hold anything: "S", "Z" for one that only waits to be reaped, ...
-    stat.rsplit_once(") ")
-        .is_some_and(|(_, rest)| !rest.starts_with('Z') && !rest.starts_with('X'))
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z') && !rest.starts_with('X'))
 }
 
 pub fn children_of(pid: u32) -> Vec<u32> {
     let Ok(all) = std::fs::read_dir("/proc") else {
         return Vec::new();
     };
-    let pids = all
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let pids = all.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     let parent = |pid: u32| -> Option<u32> {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
@@ -193,9 +166,5 @@ pub fn all_gone(pids: &[u32]) -> Result<()> {
     for pid in &left {
         let _ = kill(Pid::from_raw((*pid).try_into()?), Signal::SIGKILL);
     }
-    if left.is_empty() {
-        Ok(())
-    } else {
-        bail!("these of {pids:?} were left behind: {left:?}")
-    }
+    if left.is_empty() { Ok(()) } else { bail!("these of {pids:?} were left behind: {left:?}") }
 }

@@ -100,9 +100,8 @@ impl Bench {
         step(&mut without, &mut generation, self.warmup)?;
 
         if self.no_coordinator {
-            let times: Vec<_> = (0..self.rounds)
-                .map(|_| self.round(&mut without, &mut generation))
-                .collect::<Result<_>>()?;
+            let times: Vec<_> =
+                (0..self.rounds).map(|_| self.round(&mut without, &mut generation)).collect::<Result<_>>()?;
             self.print("alone", &times, &name);
             return Ok(());
         }

@@ -123,8 +123,13 @@ impl Conform {
         let (batch, steps) = (i64::from(config.run.batch), config.run.steps);
         let (size, latent) = (i64::from(config.model.size), i64::from(config.model.latent));
         let kind = crate::state::kind(config.run.precision);
-        let mut report =
-            Report { tolerance: self.tolerance, quiet: self.quiet, compared: 0, failed: 0, worst: (0.0, String::new()) };
+        let mut report = Report {
+            tolerance: self.tolerance,
+            quiet: self.quiet,
+            compared: 0,
+            failed: 0,
+            worst: (0.0, String::new()),
+        };
 
         let mut state = initial_state(&fixture, &config, kind)?;
         let place = Place { rank: 0, world: 1, lanes: 1 };
@@ -168,9 +173,7 @@ impl Conform {
                 reducer.average(fold.finish())
             };
             let (d_gradient, g_gradient) = (sum(&g_real)?, sum(&g_generator)?);
-            for (layout, names, flat) in
-                [(&d_layout, &d_names, &d_gradient.0), (&g_layout, &g_names, &g_gradient.0)]
-            {
+            for (layout, names, flat) in [(&d_layout, &d_names, &d_gradient.0), (&g_layout, &g_names, &g_gradient.0)] {
                 for (parameter, view) in names.iter().zip(layout.views(flat)?) {
                     let name = at(&format!("grad/{}", parameter.name));
                     report.compare(&name, &view, &fixture.get(&name, &view.size(), kind)?)?;

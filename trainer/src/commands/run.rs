@@ -14,11 +14,11 @@ use tch::Device;
 
 use crate::checkpoint;
 use crate::collective::{Collective, Gloo};
+use crate::coordination::Coordination;
 use crate::device::{self, DeviceChoice};
 use crate::feed::Feed;
 use crate::reduce::{Place, Reducer};
 use crate::reduction_thread::ReductionThread;
-use crate::coordination::Coordination;
 use crate::session::{Incoming, Session, from_wire};
 use crate::state::State;
 use crate::training::{End, Trainer};
