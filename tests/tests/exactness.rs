@@ -55,7 +55,7 @@ fn verify_names_the_first_step_that_differs_between_two_seeds() -> Result<()> {
     desk.train("b", 1, 1, 4, &["--set", "run.seed=2"])?;
     let (code, said) = fail("launcher", ["verify", &desk.arg("a"), &desk.arg("b")])?;
     ensure!(code == 1 && said.contains("step 0") && said.contains("run.seed"), "{code}: {said}");
-    ensure!(said.contains("generator.cube.weight"), "no tensor is named: {said}");
+    ensure!(said.contains("discriminator.decoder.cube.weight"), "no tensor is named: {said}");
     Ok(())
 }
 

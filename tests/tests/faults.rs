@@ -30,7 +30,8 @@ fn a_killed_trainer_is_named_and_the_run_resumes_to_the_same_digest() -> Result<
     // A checkpoint of the step that the survivors held is there; from it the run goes on as if nothing had happened.
     let run = began_record::RunDir::open(&desk.path("run"))?;
     let step = run.latest_checkpoint()?.map_or(0, |checkpoint| checkpoint.step.0);
-    ensure!(step >= 5, "the last checkpoint is of step {step}\n{text}");
+    // Step 4 is in the journal once its losses are in, a moment before it is committed.
+    ensure!(step >= 4, "the last checkpoint is of step {step}\n{text}");
     let steps = step + 6;
     succeed("launcher", ["resume", &desk.arg("run"), "--gpus", "2", "--set", &format!("run.steps={steps}")])?;
     let undisturbed = desk.train("undisturbed", 1, 1, steps, &[])?;
