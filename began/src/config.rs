@@ -303,22 +303,28 @@ impl RunConfig {
             .ok()
             .and_then(|mut table| table.remove("v"))
             .unwrap_or_else(|| Value::String(value.into()));
-        let mut over = value;
-        for part in key.rsplit('.') {
-            over = Value::Table(Table::from_iter([(part.to_owned(), over)]));
-        }
-        match over {
-            Value::Table(table) => self.overlay_table(&table, "--set"),
-            _ => Err(ConfigError::NotAnAssignment(assignment.into())),
-        }
+        self.overlay_table(&nested(key, value), "--set")
     }
 
     fn overlay_table(&self, over: &Table, place: &str) -> Result<Self, ConfigError> {
         let mut merged = self.to_table();
         merge(&mut merged, over, place, "")?;
-        Value::Table(merged).try_into().map_err(|error: toml::de::Error| ConfigError::Syntax {
-            place: place.into(),
-            reason: error.message().to_owned(),
+        Value::Table(merged).try_into().map_err(|error: toml::de::Error| {
+            // The kinds are right, so a number does not fit. Which one, only trying each alone can tell.
+            let too_large = leaves(over, "").into_iter().find(|(key, value)| {
+                let mut alone = Self::default().to_table();
+                merge(&mut alone, &nested(key, value.clone()), place, "").is_err()
+                    || Value::Table(alone).try_into::<Self>().is_err()
+            });
+            match too_large {
+                Some((key, value)) => ConfigError::WrongKind {
+                    place: place.into(),
+                    key,
+                    expected: "a smaller number".into(),
+                    found: value.to_string(),
+                },
+                None => ConfigError::Syntax { place: place.into(), reason: error.message().to_owned() },
+            }
         })
     }
 
@@ -391,7 +397,13 @@ impl RunConfig {
             "seconds, at least 0",
             run.rejoin_wait,
         )?;
-        check(run.min_trainers >= 1, "run.min_trainers", "at least 1", run.min_trainers)
+        check(run.min_trainers >= 1, "run.min_trainers", "at least 1", run.min_trainers)?;
+        check(
+            run.lanes == 0 || run.min_trainers <= run.lanes,
+            "run.min_trainers",
+            "at most run.lanes: a trainer needs a lane",
+            run.min_trainers,
+        )
     }
 }
 
@@ -450,6 +462,23 @@ fn merge(base: &mut Table, over: &Table, place: &str, prefix: &str) -> Result<()
         };
     }
     Ok(())
+}
+
+/// A value under a dotted key, as tables within tables.
+fn nested(key: &str, value: Value) -> Table {
+    match key.split_once('.') {
+        Some((section, rest)) => Table::from_iter([(section.to_owned(), Value::Table(nested(rest, value)))]),
+        None => Table::from_iter([(key.to_owned(), value)]),
+    }
+}
+
+/// Every value that is no table, under its dotted key.
+fn leaves(table: &Table, prefix: &str) -> Vec<(String, Value)> {
+    let leaf = |(key, value): (&String, &Value)| match value {
+        Value::Table(inner) => leaves(inner, &format!("{prefix}{key}.")),
+        value => vec![(format!("{prefix}{key}"), value.clone())],
+    };
+    table.iter().flat_map(leaf).collect()
 }
 
 /// The key most like this one, if any is like it at all.

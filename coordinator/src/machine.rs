@@ -292,7 +292,7 @@ impl Machine {
         let command = &self.plan.resume_command;
         match self.checkpoints.last() {
             Some(step) => format!("resume from step {step} with `{command}`"),
-            None => format!("there is no checkpoint, `{command}` starts again from step 0"),
+            None => "there is no checkpoint to go on from".to_owned(),
         }
     }
 

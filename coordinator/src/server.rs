@@ -108,6 +108,7 @@ fn in_use(error: &std::io::Error) -> &'static str {
     match error.kind() {
         std::io::ErrorKind::AddrInUse => "; another process listens there, choose another --listen",
         std::io::ErrorKind::AddrNotAvailable => "; this machine does not have that address",
+        std::io::ErrorKind::InvalidInput => "; an address has the form HOST:PORT, with a port up to 65535",
         _ => "",
     }
 }

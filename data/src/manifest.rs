@@ -100,7 +100,7 @@ impl Manifest {
         let path = dir.join(FILE);
         let bad = |reason: String| DataError::Manifest { path: path.clone(), reason };
         match fs::metadata(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
                 return Err(DataError::NotPrepared { dir: dir.to_owned() });
             }
             Ok(found) if found.len() > LONGEST => {

@@ -202,7 +202,12 @@ fn start(args: &AgentArgs, local_rank: u32, ends: &mpsc::UnboundedSender<(u32, E
         .args(["run", "--coordinator", &args.coordinator, "--run"])
         .arg(&args.run)
         .args(["--node", &args.node.to_string(), "--local-rank", &local_rank.to_string()])
-        .args(["--device", &args.device, "--supervised"]);
+        .args(["--device", &args.device, "--supervised"])
+        // Read when libtorch is loaded. The bits of a step depend on both, so nothing in the environment may change them:
+        // one CPU thread, and cuBLAS with the fixed workspace that its deterministic kernels need.
+        .env("OMP_NUM_THREADS", "1")
+        .env("MKL_NUM_THREADS", "1")
+        .env("CUBLAS_WORKSPACE_CONFIG", ":4096:8");
     let sink = args.forward_logs.then(|| {
         Box::new(move |line: &str| report(&Report::Output { rank, line: line.into() })) as Box<dyn Fn(&str) + Send>
     });

@@ -79,6 +79,7 @@ pub fn new_run(args: &TrainArgs) -> Result<(RunConfig, Manifest)> {
     if !size_given {
         config.model.size = data.size;
     }
+    config.validate()?;
     fits_data(&config, &data)?;
     let shape = Shape { nodes: args.nodes, gpus: args.gpus };
     if config.run.lanes == 0 {
@@ -112,6 +113,20 @@ pub fn resumed(config: &RunConfig, set: &[String]) -> Result<RunConfig> {
     }
     changed.validate()?;
     Ok(changed)
+}
+
+/// Checks that `run.toml` still says what the run began with.
+///
+/// # Errors
+/// If a key that decides what the run computes was changed by hand; it is named.
+pub fn still_the_same(config: &RunConfig, manifest: &RunManifest) -> Result<()> {
+    if let Some((key, was, now)) = manifest.changed_keys(config).into_iter().next() {
+        bail!(
+            "run.toml says {key} = {now}, but this run began with {key} = {was} (manifest.json), and that decides what it \
+             computes; put it back, or start a new run"
+        );
+    }
+    Ok(())
 }
 
 /// Checks that a resumed run finds the data it began with.

@@ -107,7 +107,7 @@ async fn alive(run: &RunDir) -> Result<Option<(Announcement, StatusResponse)>> {
 
 fn at_rest(run: &RunDir) -> Result<(String, Value)> {
     let config = run.config()?;
-    let journal = Journal::read(run).ok();
+    let journal = if run.journal().exists() { Some(Journal::read(run)?) } else { None };
     let (last, digest) = match &journal {
         Some(journal) => (journal.steps()?.pop(), journal.last_digest()?),
         None => (None, None),

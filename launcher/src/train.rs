@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use began_record::{Journal, RunDir, RunManifest};
 
 use crate::binaries;
@@ -28,7 +28,7 @@ pub async fn train(args: &TrainArgs) -> Result<u8> {
         );
     }
     if run_is_there(&args.run) {
-        return Err(began_record::RecordError::Exists(args.run.clone()).into());
+        return Err(RunDir::taken(&args.run).into());
     }
     let (config, data) = configure::new_run(args)?;
     let shape = Shape { nodes: args.nodes, gpus: args.gpus };
@@ -64,7 +64,13 @@ pub async fn resume(args: &ResumeArgs) -> Result<u8> {
     let run = RunDir::open(&args.run)?;
     let config = configure::resumed(&run.config()?, &args.set)?;
     let manifest = run.manifest()?;
-    let checkpoint = run.latest_checkpoint()?.map(|checkpoint| checkpoint.step);
+    configure::still_the_same(&config, &manifest)?;
+    if run.journal().exists() {
+        // Before anything is changed: the coordinator would refuse it too, but only once run.toml is written.
+        began_record::Journal::read(&run)?;
+    }
+    let mut checkpoints = run.checkpoints()?;
+    let checkpoint = checkpoints.last().map(|checkpoint| checkpoint.step);
     let mut show = Show::new(&args.show);
     if let Some(step) = checkpoint
         && step.0 >= config.run.steps
@@ -80,6 +86,9 @@ pub async fn resume(args: &ResumeArgs) -> Result<u8> {
             &serde_json::json!({ "kind": "ended", "outcome": "finished", "step": step.0, "text": text }),
         );
         return Ok(0);
+    }
+    if !args.accept_changed_checkpoint {
+        usable(&run, &manifest.run, &mut checkpoints)?;
     }
     configure::same_data(&config, &manifest)?;
     let shape = last_shape(args, &manifest);
@@ -108,6 +117,29 @@ pub async fn resume(args: &ResumeArgs) -> Result<u8> {
     let accept_changed_checkpoint = args.accept_changed_checkpoint;
     let plan = Plan { run, config, shape, device, gpus, coordinator, accept_changed_checkpoint, made: None };
     launch::launch(plan, &args.show, &mut show).await
+}
+
+/// Checks the files of the last checkpoint by their hashes.
+fn usable(run: &RunDir, identity: &str, checkpoints: &mut Vec<began_record::Checkpoint>) -> Result<()> {
+    let Some(last) = checkpoints.pop() else { return Ok(()) };
+    let folder = run.path().join(&last.path);
+    let whole = if last.state.run == identity {
+        last.state.check_files(&folder).map_err(anyhow::Error::from)
+    } else {
+        Err(anyhow!("{} is of run {}, this is run {identity}", folder.display(), last.state.run))
+    };
+    whole.with_context(|| {
+        let earlier = match checkpoints.last() {
+            Some(before) => format!("the one of step {} ({})", before.step, before.path.display()),
+            None => "step 0".to_owned(),
+        };
+        format!(
+            "{} cannot be gone on from as it is; `launcher resume {} --accept-changed-checkpoint` does so all the same, \
+             and with that folder moved away the run goes on from {earlier}",
+            folder.display(),
+            run.path().display()
+        )
+    })
 }
 
 fn here(place: Place) -> Result<()> {

@@ -22,6 +22,10 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// # Errors
 /// If nothing answers there.
 pub async fn connect(address: &str) -> Result<CoordinatorClient<Channel>> {
+    let port = address.rsplit_once(':').and_then(|(host, port)| port.parse::<u16>().ok().filter(|_| !host.is_empty()));
+    if port.is_none() {
+        return Err(anyhow!("{address} is not an address of the form host:port, with a port up to 65535"));
+    }
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .with_context(|| format!("{address} is not an address of the form host:port"))?
         .connect_timeout(ANSWER);

@@ -64,8 +64,38 @@ impl CheckpointState {
         if state.format != FORMAT {
             return Err(damaged(format!("its format is {}, this version reads {FORMAT}", state.format)));
         }
+        let config = began::RunConfig { model: state.model, ..began::RunConfig::default() };
+        config.validate().map_err(|error| damaged(error.to_string()))?;
         Ok(state)
     }
+
+    /// Whether the tensor files in `folder` are as they were written.
+    ///
+    /// # Errors
+    /// The first that is missing, or was changed or damaged since.
+    pub fn check_files(&self, folder: &Path) -> Result<(), RecordError> {
+        for (name, expected) in &self.files {
+            let path = folder.join(name);
+            let found = hash(&path)?;
+            if found != *expected {
+                let short = |hash: &str| hash.get(..16).unwrap_or(hash).to_owned();
+                let (found, expected) = (short(&found), short(expected));
+                return Err(RecordError::Changed { path, found, expected });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// BLAKE3 of a file, in hex.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn hash(path: &Path) -> Result<String, RecordError> {
+    let mut hash = blake3::Hasher::new();
+    let mut file = fs::File::open(path).map_err(RecordError::io("read", path))?;
+    io::copy(&mut file, &mut hash).map_err(RecordError::io("read", path))?;
+    Ok(hash.finalize().to_hex().to_string())
 }
 
 impl Checkpoint {

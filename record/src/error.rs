@@ -18,6 +18,9 @@ pub enum RecordError {
     /// There is something where a new run should go.
     #[error("{} exists already; go on with it by `launcher resume {}`, or choose another --run", .0.display(), .0.display())]
     Exists(PathBuf),
+    /// There is something where a new run should go, and it is no run.
+    #[error("{} exists already and is not a run; choose another --run", .0.display())]
+    InTheWay(PathBuf),
     /// Not the directory of a run.
     #[error("{} is not a run: it has no {missing}", path.display())]
     NotARun {
@@ -33,6 +36,16 @@ pub enum RecordError {
         path: PathBuf,
         /// What is wrong with it.
         reason: String,
+    },
+    /// A file that was written whole and is another now.
+    #[error("{} was changed or damaged after it was written: its BLAKE3 is {found}, state.json says {expected}", path.display())]
+    Changed {
+        /// The file.
+        path: PathBuf,
+        /// The beginning of its hash.
+        found: String,
+        /// The beginning of the hash it was written with.
+        expected: String,
     },
     /// The configuration does not hold.
     #[error("{}: {error}", path.display())]

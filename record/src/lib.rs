@@ -10,7 +10,7 @@ mod manifest;
 mod run_dir;
 pub mod tensorboard;
 
-pub use checkpoint::{Checkpoint, CheckpointState, FORMAT as CHECKPOINT_FORMAT};
+pub use checkpoint::{Checkpoint, CheckpointState, FORMAT as CHECKPOINT_FORMAT, hash};
 pub use error::RecordError;
 pub use journal::{DigestRow, Entry, EventRow, Journal, LeaseRow, StepRow, TensorDigest};
 pub use manifest::{Launch, LaunchedTrainer, RunManifest};

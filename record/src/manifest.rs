@@ -1,5 +1,6 @@
 //! `manifest.json`: what ran on what. The promise of equal bits is bound to what stands here.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -27,6 +28,9 @@ pub struct RunManifest {
     pub data_digest: String,
     /// BLAKE3 over the keys that decide what the run computes.
     pub config_digest: String,
+    /// Those keys, with their values.
+    #[serde(default)]
+    pub keys: BTreeMap<String, String>,
     /// Every time it was started, oldest first.
     #[serde(default)]
     pub launches: Vec<Launch>,
@@ -78,6 +82,7 @@ impl RunManifest {
             lanes: config.run.lanes,
             data_digest,
             config_digest,
+            keys: config.keys().into_iter().filter(|(key, _)| computes(key)).collect(),
             launches: Vec::new(),
         }
     }
@@ -120,6 +125,17 @@ fn computing_digest(config: &RunConfig) -> String {
 }
 
 impl RunManifest {
+    /// The keys that decide what the run computes and are no longer what it began with: key, value then, value now.
+    #[must_use]
+    pub fn changed_keys(&self, config: &RunConfig) -> Vec<(String, String, String)> {
+        let now = config.keys().into_iter();
+        now.filter_map(|(key, now)| {
+            let was = self.keys.get(&key)?;
+            (*was != now).then(|| (key, was.clone(), now))
+        })
+        .collect()
+    }
+
     /// Whether a configuration key decides what a run computes, rather than how long, where or how often it writes.
     #[must_use]
     pub fn key_computes(key: &str) -> bool {

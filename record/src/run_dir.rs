@@ -41,7 +41,7 @@ impl RunDir {
         if was_there {
             let mut entries = fs::read_dir(path).map_err(RecordError::io("read", path))?;
             if entries.next().is_some() {
-                return Err(RecordError::Exists(path.into()));
+                return Err(Self::taken(path));
             }
         }
         let run = Self { path: path.into() };
@@ -50,6 +50,12 @@ impl RunDir {
             let _ = if was_there { run.empty() } else { fs::remove_dir_all(path) };
         }
         written.map(|()| run)
+    }
+
+    /// The error for a place that is taken: by a run, which can be resumed, or by something else.
+    #[must_use]
+    pub fn taken(path: &Path) -> RecordError {
+        if Self::open(path).is_ok() { RecordError::Exists(path.into()) } else { RecordError::InTheWay(path.into()) }
     }
 
     fn lay_out(&self, config: &RunConfig, manifest: &RunManifest) -> Result<(), RecordError> {

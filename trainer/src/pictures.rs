@@ -71,6 +71,11 @@ pub fn grid(blocks: &[(usize, Vec<RgbImage>)]) -> Result<RgbImage> {
     let rows = |(columns, tiles): &(usize, Vec<RgbImage>)| tiles.len().div_ceil((*columns).max(1));
     let height = blocks.iter().map(rows).max().unwrap_or(0) as u32 * (shown + GAP) + GAP;
     let width: u32 = blocks.iter().map(|(columns, _)| *columns as u32 * (shown + GAP) + 3 * GAP).sum::<u32>() - 2 * GAP;
+    let most = 1 << 15;
+    ensure!(
+        width <= most && height <= most,
+        "a grid of {width} x {height} pixels is too large to draw; take fewer images"
+    );
     let mut out = RgbImage::from_pixel(width, height, BACKGROUND);
     let mut left = GAP;
     for (columns, tiles) in blocks {

@@ -94,6 +94,23 @@ impl Activity {
     }
 }
 
+/// The run ended before this trainer was let in.
+#[derive(Debug)]
+pub struct TooLate {
+    /// Why it ended.
+    pub reason: String,
+    /// Whether it failed.
+    pub failed: bool,
+}
+
+impl std::fmt::Display for TooLate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "the run had ended before this trainer joined: {}", self.reason)
+    }
+}
+
+impl std::error::Error for TooLate {}
+
 /// What the coordinator said when it let this trainer in.
 #[derive(Clone, Debug)]
 pub struct Welcome {
@@ -138,9 +155,10 @@ impl Session {
         let say = |body| TrainerMessage { run: String::new(), generation: 0, body: Some(body) };
         let _ = up.send(say(Up::Hello(hello)));
 
+        let seen = Mutex::new(String::new());
         let opened = runtime.block_on(async {
             tokio::time::timeout(patience, async {
-                let channel = connect(address).await?;
+                let channel = connect(address, &seen).await?;
                 let mut client = CoordinatorClient::new(channel.clone())
                     .max_decoding_message_size(began_proto::MAX_MESSAGE)
                     .max_encoding_message_size(began_proto::MAX_MESSAGE);
@@ -149,12 +167,15 @@ impl Session {
                 let welcome = match first.body {
                     Some(Down::Welcome(welcome)) => (first.run, welcome),
                     Some(Down::Refused(refused)) => bail!("it refused this trainer: {}", refused.reason),
+                    Some(Down::Stop(stop)) => {
+                        return Err(TooLate { reason: stop.reason, failed: stop.failed }.into());
+                    }
                     _ => bail!("its first message was neither a welcome nor a refusal"),
                 };
                 Ok((channel, down, welcome))
             })
             .await
-            .unwrap_or_else(|_| bail!("no answer within {} s", patience.as_secs()))
+            .unwrap_or_else(|_| bail!("no answer within {} s{}", patience.as_secs(), last_words(&seen)))
         });
         let (channel, down, (run, welcome)) = opened.with_context(|| format!("coordinator at {address}"))?;
 
@@ -219,7 +240,12 @@ impl Coordination for Session {
     }
 }
 
-async fn connect(address: &str) -> Result<Channel> {
+fn last_words(seen: &Mutex<String>) -> String {
+    let seen = locked(seen);
+    if seen.is_empty() { String::new() } else { format!(": {seen}") }
+}
+
+async fn connect(address: &str, seen: &Mutex<String>) -> Result<Channel> {
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .with_context(|| format!("{address:?} is not an address"))?
         .tcp_nodelay(true)
@@ -228,7 +254,10 @@ async fn connect(address: &str) -> Result<Channel> {
     loop {
         match endpoint.connect().await {
             Ok(channel) => return Ok(channel),
-            Err(error) => tracing::debug!(%error, "not connected yet"),
+            Err(error) => {
+                let error = anyhow::Error::from(error);
+                *locked(seen) = format!("{error:#}");
+            }
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }

@@ -19,7 +19,7 @@ use crate::device::{self, DeviceChoice};
 use crate::feed::Feed;
 use crate::reduce::{Place, Reducer};
 use crate::reduction_thread::ReductionThread;
-use crate::session::{Incoming, Session, from_wire};
+use crate::session::{Incoming, Session, TooLate, from_wire};
 use crate::state::State;
 use crate::training::{End, Trainer};
 
@@ -70,7 +70,14 @@ impl Run {
             software: device::software(),
             step: None,
         };
-        let session = Session::open(&self.coordinator, hello, Duration::from_secs(60))?;
+        let session = match Session::open(&self.coordinator, hello, Duration::from_secs(60)) {
+            Ok(session) => session,
+            Err(error) => {
+                let Some(too_late) = error.downcast_ref::<TooLate>() else { return Err(error) };
+                tracing::info!("{too_late}");
+                return Ok(if too_late.failed { VICTIM } else { 0 });
+            }
+        };
         let ended = self.train(&session, device);
         let code = match ended {
             Ok(End::Stop { reason, failed }) => {
@@ -119,7 +126,7 @@ impl Run {
 
         session.activity().enter(Phase::Rendezvous);
         let called_off = Arc::new(AtomicBool::new(false));
-        let collective = self.connect(session, generation, place, &config, &called_off)?;
+        let collective = self.connect(session, generation, place, &config, &called_off, device)?;
         let reducer = Reducer::new(place, config.run.reduce, collective)?;
         let reduction = ReductionThread::start(reducer, session.inbox())?;
         tracing::info!(generation, rank = place.rank, world = place.world, step = state.step.0, "training");
@@ -166,9 +173,13 @@ impl Run {
         place: Place,
         config: &RunConfig,
         called_off: &Arc<AtomicBool>,
+        device: Device,
     ) -> Result<Option<Box<dyn Collective>>> {
         if place.world == 1 {
             return Ok(None);
+        }
+        if device.is_cuda() {
+            bail!("several GPUs reduce over NCCL, which this version does not have yet; train on one GPU or on CPUs");
         }
         let address = local_address(&self.coordinator)?;
         let timeout = Duration::from_secs_f64(config.run.step_timeout);

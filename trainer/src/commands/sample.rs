@@ -33,6 +33,9 @@ pub struct Sample {
     /// Write each image as a file of its own into this folder instead.
     #[arg(long)]
     files: Option<PathBuf>,
+    /// Draw from weights that were changed after they were written.
+    #[arg(long)]
+    accept_changed_checkpoint: bool,
     /// What to compute on.
     #[arg(long, default_value = "cpu")]
     device: DeviceChoice,
@@ -45,9 +48,15 @@ impl Sample {
     /// If the checkpoint cannot be read or a file not be written.
     pub fn run(&self) -> Result<()> {
         ensure!((1..=1_000_000).contains(&self.count), "--count must be from 1 to 1000000, got {}", self.count);
+        ensure!(
+            self.columns <= self.count as usize,
+            "--columns must be at most --count, {}, got {}",
+            self.count,
+            self.columns
+        );
         let folder = resolve(&self.checkpoint)?;
         let (device, _) = choose(self.device, 0)?;
-        let (state, about) = read_weights(&folder, device)?;
+        let (state, about) = read_weights(&folder, device, self.accept_changed_checkpoint)?;
         let stream = Stream::new(self.seed, Purpose::Samples, 0, 0);
         let noise = uniform(stream, self.count.into(), about.model.latent.into(), Kind::Float, device)?;
         let images = generate(&state, &noise, about.carry)?;
