@@ -5,8 +5,8 @@
 //! so that any history can be made up, replayed and tested.
 //!
 //! A run goes through four phases. **Forming**: trainers come in until the world is complete. **Running**: a generation
-//! computes steps ([`generation`]). **Halting**: the generation lost someone; who holds the highest step is found and
-//! asked to write it ([`halting`]). **Ended**: everyone was told to stop.
+//! computes steps (`generation`). **Halting**: the generation lost someone; who holds the highest step is found and
+//! asked to write it (`halting`). **Ended**: everyone was told to stop.
 
 mod clock;
 mod digests;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use began::{Equilibrium, LaneLosses, RunConfig};
@@ -68,10 +68,7 @@ impl Coordination for Alone {
     }
 
     fn next(&self, patience: Duration) -> Option<Incoming> {
-        match self.inbox.recv_timeout(patience) {
-            Ok(incoming) => Some(incoming),
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-        }
+        self.inbox.recv_timeout(patience).ok()
     }
 
     fn inbox(&self) -> Sender<Incoming> {

@@ -232,11 +232,14 @@ mod tests {
     use std::sync::{Arc, Barrier, Mutex};
     use tch::{Device, Kind};
 
+    /// What each thread has posted: a tensor, and how it is split.
+    type Board = Vec<Option<(Tensor, Vec<i64>)>>;
+
     /// A world inside one process: threads that exchange through shared memory.
     struct Threads {
         rank: usize,
         barrier: Arc<Barrier>,
-        board: Arc<Mutex<Vec<Option<(Tensor, Vec<i64>)>>>>,
+        board: Arc<Mutex<Board>>,
     }
 
     impl Threads {

@@ -117,7 +117,6 @@ impl LanePass {
     }
 
     /// `G(z)`, `[B,3,size,size]`.
-    #[must_use]
     pub fn image(&self) -> Tensor {
         self.image.detach()
     }

@@ -152,8 +152,8 @@ impl Bench {
             quiet: true,
             ..prepare::Options::default()
         })?;
-        let mut config = RunConfig::default();
-        config.model = Model { size: self.size, filters: self.filters, latent: self.latent };
+        let model = Model { size: self.size, filters: self.filters, latent: self.latent };
+        let mut config = RunConfig { model, ..RunConfig::default() };
         config.objective.carry_steps = 0;
         config.run.batch = self.batch;
         config.run.lanes = self.lanes;

@@ -47,7 +47,7 @@ impl Fixture<'_> {
 
     fn whole(&self, name: &str) -> Result<u32> {
         let value = self.setting(name)?;
-        ensure!(value >= 1.0 && value <= 1e6 && value.fract() == 0.0, "the fixture's metadata says {name} = {value}");
+        ensure!((1.0..=1e6).contains(&value) && value.fract() == 0.0, "the fixture's metadata says {name} = {value}");
         Ok(value as u32)
     }
 
@@ -204,9 +204,9 @@ impl Conform {
 }
 
 fn configuration(fixture: &Fixture<'_>) -> Result<RunConfig> {
-    let mut config = RunConfig::default();
-    config.model =
+    let model =
         Model { size: fixture.whole("size")?, filters: fixture.whole("filters")?, latent: fixture.whole("latent")? };
+    let mut config = RunConfig { model, ..RunConfig::default() };
     config.run.batch = fixture.whole("batch")?;
     config.run.steps = fixture.whole("steps")?.into();
     config.run.lanes = 1;
