@@ -4,8 +4,13 @@
 //! | --- | --- |
 //! | [`flat`], [`network`] | the paper's networks over flat parameters |
 //! | [`step`] | one lane's part of a step |
-//! | [`reduce`], [`collective`] | the sum over lanes, the same bits in any world |
+//! | [`pool`], [`reduce`], [`collective`], [`reduction_thread`] | the sum over lanes, the same bits in any world |
 //! | [`optimizer`], [`state`] | Adam, and what moves when a step is committed |
+//! | [`feed`], [`leases`] | what goes into a step: leased shards, noise |
+//! | [`training`], [`duties`] | the loop; what is done outside the step |
+//! | [`coordination`], [`session`], [`exchange`] | the coordinator, as the loop sees it and over gRPC |
+//! | [`checkpoint`], [`digest`], [`pictures`] | what is written, hashed and shown |
+//! | [`device`] | the process's device and its ties to whoever started it |
 //! | [`commands`] | what the command line offers |
 
 pub mod checkpoint;
@@ -14,6 +19,7 @@ pub mod commands;
 pub mod coordination;
 pub mod device;
 pub mod digest;
+pub mod duties;
 pub mod exchange;
 pub mod feed;
 pub mod flat;

@@ -192,7 +192,7 @@ fn the_next_one_writes_when_the_first_cannot() {
     assert!(matches!(messages(&second, 2).as_slice(), [Message::WriteCheckpoint(_)]));
     let last = stage.kill(2);
     let (_, _, why) = end(&last).expect("an end");
-    assert!(why.contains("no survivor") && why.contains("starts again from step 0"), "{why}");
+    assert!(why.contains("no survivor") && why.contains("no checkpoint to go on from"), "{why}");
 }
 
 #[test]

@@ -462,7 +462,8 @@ impl World {
                 let held = healthy.map(|trainer| trainer.step.0).max().unwrap_or(start);
                 assert!(saved.map_or(0, |step| step.0) >= if held > start { held } else { 0 }, "{}", about());
                 let named = why.contains("local rank") || why.contains("trainers came within");
-                assert!(why.contains("launcher resume") && named, "{}", about());
+                let advised = why.contains("launcher resume") || why.contains("no checkpoint to go on from");
+                assert!(advised && named, "{}", about());
             }
             Fault::OtherDigest if *failed => assert!(why.contains("digest"), "{}", about()),
             Fault::DiskFull if *failed => assert!(why.contains("no space left"), "{}", about()),
