@@ -17,6 +17,20 @@ use nix::unistd::Pid;
 /// How long any one command of a test may take.
 pub const PATIENCE: Duration = Duration::from_secs(100);
 
+/// The smallest network, four lanes, on the CPU.
+pub const SMALL: [&str; 10] = [
+    "--device",
+    "cpu",
+    "--set",
+    "run.lanes=4",
+    "--set",
+    "run.batch=3",
+    "--set",
+    "model.filters=4",
+    "--set",
+    "model.latent=6",
+];
+
 /// The folder with the programs under test, built if `make` did not say that they are.
 pub fn programs() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
@@ -186,30 +200,11 @@ impl Desk {
     /// Arguments of a small training of four lanes into the run `name`.
     #[must_use]
     pub fn training(&self, name: &str, nodes: u32, gpus: u32, steps: u64, more: &[&str]) -> Vec<String> {
-        let mut args: Vec<String> = [
-            "--nodes",
-            &nodes.to_string(),
-            "--gpus",
-            &gpus.to_string(),
-            "--device",
-            "cpu",
-            "--data",
-            &self.arg("data"),
-            "--run",
-            &self.arg(name),
-            "--set",
-            "run.lanes=4",
-            "--set",
-            "run.batch=3",
-            "--set",
-            "model.filters=4",
-            "--set",
-            "model.latent=6",
-            "--set",
-            &format!("run.steps={steps}"),
-        ]
-        .map(String::from)
-        .to_vec();
+        let mut args: Vec<String> =
+            ["--nodes", &nodes.to_string(), "--gpus", &gpus.to_string()].map(String::from).to_vec();
+        args.extend(SMALL.map(String::from));
+        args.extend(["--data", &self.arg("data"), "--run", &self.arg(name)].map(String::from));
+        args.extend(["--set".to_owned(), format!("run.steps={steps}")]);
         args.extend(more.iter().map(|&arg| arg.to_owned()));
         args
     }

@@ -10,25 +10,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use began_record::RunDir;
-use began_tests::{Desk, fail, finish, program, said, succeed, wait_for};
+use began_tests::{Desk, SMALL, fail, finish, program, said, succeed, wait_for};
 use nix::sys::signal::Signal;
 use safetensors::{SafeTensors, tensor::TensorView};
 
 /// Long enough that no test sees its end.
 const FOREVER: u64 = 1_000_000;
-/// The smallest network, four lanes, on the CPU.
-const SMALL: [&str; 10] = [
-    "--device",
-    "cpu",
-    "--set",
-    "run.lanes=4",
-    "--set",
-    "run.batch=3",
-    "--set",
-    "model.filters=4",
-    "--set",
-    "model.latent=6",
-];
 
 /// Every file and folder below a folder, with its content; without what SQLite and the lock leave beside a run.
 fn everything(folder: &Path) -> Result<BTreeMap<String, Vec<u8>>> {

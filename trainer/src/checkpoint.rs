@@ -12,7 +12,7 @@ use began_record::{CHECKPOINT_FORMAT, CheckpointState, RunDir, hash, write_atomi
 use safetensors::tensor::{Dtype, TensorView};
 use tch::{Device, Kind, Tensor};
 
-use crate::digest::{bytes, digest};
+use crate::digest::bytes;
 use crate::flat::Layout;
 use crate::state::State;
 
@@ -28,6 +28,8 @@ pub struct Provenance<'a> {
     pub config: &'a RunConfig,
     /// The epoch in which the next step begins.
     pub epoch: u64,
+    /// Digest of the state.
+    pub digest: &'a str,
 }
 
 /// Writes the state of `equilibrium.step` into the run's directory; the folder, relative to it.
@@ -74,7 +76,7 @@ fn write_aside(aside: &Path, state: &State, equilibrium: &Equilibrium, about: &P
         lanes: about.config.run.lanes,
         model: about.config.model,
         carry: began::equilibrium::carry(equilibrium.step, about.config.objective.carry_steps),
-        digest: digest(state, equilibrium)?.whole,
+        digest: about.digest.into(),
         files,
     };
     write_atomically(&aside.join("state.json"), &serde_json::to_vec_pretty(&state)?)?;

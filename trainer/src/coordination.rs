@@ -58,9 +58,9 @@ impl Coordination for Alone {
         let losses: Vec<_> = losses.lanes.iter().map(|l| LaneLosses { real: l.real, fake: l.fake }).collect();
         let mut now = locked(&self.equilibrium);
         let incoming = match now.advance(&self.config.objective, &self.config.optimizer, &losses) {
-            Ok((next, record)) => {
+            Ok((next, _)) => {
                 *now = next;
-                Incoming::Equilibrium(next, record.m_global, Orders::default())
+                Incoming::Equilibrium(next, Orders::default())
             }
             Err(error) => Incoming::Stop { reason: error.to_string(), failed: true },
         };

@@ -11,7 +11,7 @@ use began_proto::v1::trainer_message::Body as Up;
 use began_proto::v1::{self as wire, Phase};
 
 use crate::checkpoint::{self, Provenance};
-use crate::digest::digest;
+use crate::digest::{Digest, digest};
 use crate::pictures;
 use crate::reduce::Place;
 use crate::session::{Incoming, to_wire};
@@ -19,20 +19,18 @@ use crate::state::State;
 use crate::training::{End, Trainer};
 
 impl Trainer<'_> {
-    pub(crate) fn send_digest(&self, state: &State, equilibrium: &Equilibrium, place: Place) -> Result<()> {
-        let digest = digest(state, equilibrium)?;
+    pub(crate) fn send_digest(&self, state: &State, digest: Digest, place: Place) {
         let tensor = |(name, digest)| wire::TensorDigest { name, digest };
         let rank_zero = place.rank == 0;
         let tensors = if rank_zero { digest.tensors.into_iter().map(tensor).collect() } else { Vec::new() };
         self.session.send(Up::Digest(wire::StateDigest { step: state.step.0, digest: digest.whole, tensors }));
-        Ok(())
     }
 
     /// Writes a checkpoint and says so; that it could not be written is the coordinator's to judge.
-    pub fn write_checkpoint(&self, state: &State, equilibrium: &Equilibrium) {
+    pub fn write_checkpoint(&self, state: &State, equilibrium: &Equilibrium, digest: &str) {
         let started = Instant::now();
         let epoch = self.feed.order.epoch(state.step);
-        let about = Provenance { run: self.session.run(), config: self.config, epoch };
+        let about = Provenance { run: self.session.run(), config: self.config, epoch, digest };
         let written = checkpoint::write(&self.run, state, equilibrium, &about);
         let seconds = started.elapsed().as_secs_f64();
         let (path, error) = outcome(written);
@@ -57,7 +55,10 @@ impl Trainer<'_> {
         let started = Instant::now();
         while let Some(incoming) = self.session.next(bound.saturating_sub(started.elapsed())) {
             match incoming {
-                Incoming::WriteCheckpoint(equilibrium) => self.write_checkpoint(state, &equilibrium),
+                Incoming::WriteCheckpoint(equilibrium) => {
+                    let digest = digest(state, &equilibrium)?;
+                    self.write_checkpoint(state, &equilibrium, &digest.whole);
+                }
                 Incoming::Stop { reason, failed } => return Ok(End::Stop { reason, failed }),
                 Incoming::Lost(reason) => return Ok(End::Lost(reason)),
                 Incoming::Opened(number, _) => {

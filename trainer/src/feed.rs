@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use began::order::SampleOrder;
 use began::random::{Purpose, Stream};
 use began::{Lane, RunConfig, Step};
-use began_data::{Batch, BatchPlan, DataSet, Loader};
+use began_data::{BatchPlan, DataSet, Loader};
 use tch::{Device, Kind, Tensor};
 
 use crate::leases::LeaseTable;
@@ -93,14 +93,6 @@ pub fn images(pixels: &[u8], size: u32, kind: Kind, device: Device) -> Result<Te
     let bytes = Tensor::f_from_data_size(pixels, &[count, 3, side, side], Kind::Uint8)?.f_to_device(device)?;
     let scaled = bytes.f_to_kind(kind)?.f_div_scalar_(127.5)?.f_sub_scalar_(1.0)?;
     Ok(torch_ext::channels_last(&scaled)?)
-}
-
-/// The real images of a batch.
-///
-/// # Errors
-/// As [`images`].
-pub fn real(batch: &Batch, size: u32, kind: Kind, device: Device) -> Result<Tensor> {
-    images(&batch.pixels, size, kind, device)
 }
 
 /// The noise of one lane in one step: `[B,h]`, uniform in (-1,1).

@@ -42,11 +42,6 @@ impl Pool {
         &self.buffers[index]
     }
 
-    /// Gives one back.
-    pub fn give_back(&mut self, index: usize) {
-        self.free.push(index);
-    }
-
     /// Gives all back: the step is over, and no sum is under way.
     pub fn give_back_all(&mut self) {
         self.free = (0..self.buffers.len()).rev().collect();

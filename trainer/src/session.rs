@@ -30,7 +30,7 @@ pub enum Incoming {
     /// A new generation, and my place in it.
     Opened(u64, wire::GenerationOpened),
     /// What a step needs, with what to do after it.
-    Equilibrium(Equilibrium, f64, wire::Orders),
+    Equilibrium(Equilibrium, wire::Orders),
     /// Leave the generation.
     Halt(String),
     /// Write the held state down.
@@ -293,7 +293,7 @@ async fn listen(mut down: tonic::Streaming<CoordinatorMessage>, inbox: Sender<In
             }
             Some(Down::Equilibrium(equilibrium)) => {
                 let orders = equilibrium.orders.unwrap_or_default();
-                Incoming::Equilibrium(from_wire(&equilibrium), equilibrium.m_global, orders)
+                Incoming::Equilibrium(from_wire(&equilibrium), orders)
             }
             Some(Down::Halt(halt)) => Incoming::Halt(halt.reason),
             Some(Down::WriteCheckpoint(write)) => match write.equilibrium {

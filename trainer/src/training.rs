@@ -15,6 +15,7 @@ use began_proto::v1::{self as wire, Phase};
 use tch::{Device, Kind};
 
 use crate::coordination::Coordination;
+use crate::digest::digest;
 use crate::feed::{self, Feed};
 use crate::pool::Pool;
 use crate::reduce::{Gradient, Place};
@@ -132,7 +133,8 @@ impl Trainer<'_> {
     /// If this trainer itself cannot go on.
     pub fn train(&mut self, generation: &mut Generation<'_>) -> Result<End> {
         if let Some((equilibrium, _)) = generation.equilibrium {
-            self.send_digest(generation.state, &equilibrium, generation.place)?;
+            let digest = digest(generation.state, &equilibrium)?;
+            self.send_digest(generation.state, digest, generation.place);
         }
         let end = self.steps(generation, u64::MAX)?;
         tracing::info!(
@@ -176,7 +178,7 @@ impl Trainer<'_> {
         for lane in lanes.clone() {
             let batch = self.next_batch(generation, step, lane)?;
             self.session.activity().enter(Phase::Compute);
-            let x = feed::real(&batch, self.config.model.size, generation.kind, self.device)?;
+            let x = feed::images(&batch.pixels, self.config.model.size, generation.kind, self.device)?;
             generation.loader.recycle(batch.pixels);
             let z = feed::noise(self.config, step, lane, generation.kind, self.device)?;
             let g_real = generation.d_pool.take(&generation.state.discriminator.parameters)?;
@@ -241,11 +243,15 @@ impl Trainer<'_> {
         if orders.digest || orders.checkpoint {
             let (equilibrium, _) = self.await_equilibrium(generation, step)?;
             self.session.activity().enter(Phase::Write);
-            if orders.digest {
-                self.send_digest(generation.state, &equilibrium, generation.place)?;
-            }
-            if orders.checkpoint && rank_zero {
-                self.write_checkpoint(generation.state, &equilibrium);
+            if orders.digest || rank_zero {
+                let digest = digest(generation.state, &equilibrium)?;
+                let whole = digest.whole.clone();
+                if orders.digest {
+                    self.send_digest(generation.state, digest, generation.place);
+                }
+                if orders.checkpoint && rank_zero {
+                    self.write_checkpoint(generation.state, &equilibrium, &whole);
+                }
             }
         }
         if orders.sample && rank_zero {
@@ -278,7 +284,7 @@ impl Trainer<'_> {
     fn take_in(&self, generation: &mut Generation<'_>, patience: Duration) -> Result<bool, Interrupt> {
         let Some(incoming) = self.session.next(patience) else { return Ok(false) };
         match incoming {
-            Incoming::Equilibrium(equilibrium, _, orders) => generation.equilibrium = Some((equilibrium, orders)),
+            Incoming::Equilibrium(equilibrium, orders) => generation.equilibrium = Some((equilibrium, orders)),
             Incoming::Reduced(Ok(Reduced::Discriminator(gradient))) => generation.d_gradient = Some(gradient),
             Incoming::Reduced(Ok(Reduced::Generator(gradient, losses))) => {
                 generation.g_gradient = Some((gradient, losses));
