@@ -24,6 +24,8 @@ pub struct RunConfig {
     pub run: Run,
     /// The data set.
     pub data: Data,
+    /// What to watch for in the equilibrium, and what to do then.
+    pub guard: Guard,
 }
 
 /// `model.*`: the network.
@@ -126,6 +128,68 @@ pub struct Run {
     pub rejoin_wait: f64,
     /// Trainers below which the run waits rather than going on.
     pub min_trainers: u32,
+    /// Seconds that a trainer goes on trying to reach a coordinator that is gone.
+    pub coordinator_wait: f64,
+    /// What becomes of a trainer whose digest differs from the others'.
+    pub on_corruption: OnCorruption,
+}
+
+/// What becomes of a trainer whose digest differs from the others'. In every case the run goes back to the last checkpoint
+/// from before the difference, because its gradients are in everyone's state since.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnCorruption {
+    /// It takes the sound state and goes on.
+    Heal,
+    /// It is taken out of the run for good.
+    SetAside,
+    /// The run stops.
+    Stop,
+}
+
+/// What to do when a guard fires.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GuardAction {
+    /// It does not watch.
+    Off,
+    /// Say so, in the journal and to whoever looks on.
+    Warn,
+    /// Stop the run.
+    Stop,
+    /// Go back to the last checkpoint from before the trouble, with a lower learning rate.
+    Rollback,
+}
+
+/// `guard.*`: what to watch for in the equilibrium, and what to do then.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Guard {
+    /// A loss that is not a number. `off` and `warn` cannot be: the run could not go on.
+    pub not_finite: GuardAction,
+    /// L(x) above `jump_factor` times its mean over the window before.
+    pub jump: GuardAction,
+    /// See `jump`.
+    pub jump_factor: f64,
+    /// k at 0 or at 1 for `pinned_steps` steps in a row.
+    pub pinned: GuardAction,
+    /// See `pinned`.
+    pub pinned_steps: u64,
+    /// The mean of M_global over a window above `rising_factor` times that of the window before.
+    pub rising: GuardAction,
+    /// See `rising`.
+    pub rising_factor: f64,
+    /// The distance between samples of fixed noise, over that between real images, below `diversity_floor`. Measured
+    /// whenever samples are drawn.
+    pub diversity: GuardAction,
+    /// See `diversity`.
+    pub diversity_floor: f64,
+    /// Steps in a window.
+    pub window: u64,
+    /// What the learning rate is multiplied by at a rollback.
+    pub rate_factor: f64,
+    /// Rollbacks after which the run stops instead.
+    pub most_rollbacks: u32,
 }
 
 /// `data.*`: the data set.
@@ -182,6 +246,27 @@ impl Default for Run {
             step_timeout: 600.0,
             rejoin_wait: 0.0,
             min_trainers: 1,
+            coordinator_wait: 120.0,
+            on_corruption: OnCorruption::Heal,
+        }
+    }
+}
+
+impl Default for Guard {
+    fn default() -> Self {
+        Self {
+            not_finite: GuardAction::Stop,
+            jump: GuardAction::Off,
+            jump_factor: 2.0,
+            pinned: GuardAction::Off,
+            pinned_steps: 2_000,
+            rising: GuardAction::Off,
+            rising_factor: 1.1,
+            diversity: GuardAction::Off,
+            diversity_floor: 0.2,
+            window: 200,
+            rate_factor: 0.5,
+            most_rollbacks: 3,
         }
     }
 }
@@ -353,6 +438,33 @@ impl RunConfig {
             "run.min_trainers",
             "at most run.lanes: a trainer needs a lane",
             run.min_trainers,
+        )?;
+        check(seconds(run.coordinator_wait), "run.coordinator_wait", "seconds, above 0", run.coordinator_wait)?;
+        self.guard.validate()
+    }
+}
+
+impl Guard {
+    fn validate(&self) -> Result<(), ConfigError> {
+        let acts = matches!(self.not_finite, GuardAction::Stop | GuardAction::Rollback);
+        let found = if self.not_finite == GuardAction::Off { "off" } else { "warn" };
+        check(acts, "guard.not_finite", "\"stop\" or \"rollback\"", found)?;
+        for (key, factor) in [("guard.jump_factor", self.jump_factor), ("guard.rising_factor", self.rising_factor)] {
+            check(factor.is_finite() && factor > 1.0, key, "a number above 1", factor)?;
+        }
+        check(self.pinned_steps >= 1, "guard.pinned_steps", "at least 1", self.pinned_steps)?;
+        check(
+            not_negative(self.diversity_floor),
+            "guard.diversity_floor",
+            "a number of at least 0",
+            self.diversity_floor,
+        )?;
+        check((2..=1 << 20).contains(&self.window), "guard.window", "from 2 to 1048576", self.window)?;
+        check(
+            positive(self.rate_factor) && self.rate_factor <= 1.0,
+            "guard.rate_factor",
+            "above 0 and at most 1",
+            self.rate_factor,
         )
     }
 }
@@ -389,6 +501,9 @@ mod tests {
             ("run.batch=0", "run.batch"),
             ("run.steps=0", "run.steps"),
             ("run.heartbeat_timeout=0", "run.heartbeat_timeout"),
+            ("guard.not_finite=warn", "guard.not_finite"),
+            ("guard.jump_factor=1", "guard.jump_factor"),
+            ("guard.window=1", "guard.window"),
         ] {
             let error = RunConfig::default().set(set)?.validate().unwrap_err().to_string();
             assert!(error.starts_with(key), "{set}: {error}");

@@ -14,6 +14,8 @@ pub struct LaneLosses {
     pub real: f64,
     /// `L(G(z))`, of the generated images.
     pub fake: f64,
+    /// Which samples the lane drew ([`crate::order::drawn_by_lane`]).
+    pub drawn: u64,
 }
 
 /// What a step needs to know beyond its inputs, and what the next one's is computed from.
@@ -99,7 +101,7 @@ impl Equilibrium {
             return Err(EquilibriumError::NoLanes(self.step));
         }
         if let Some(lane) = losses.iter().position(|l| !l.real.is_finite() || !l.fake.is_finite()) {
-            let LaneLosses { real, fake } = losses[lane];
+            let LaneLosses { real, fake, .. } = losses[lane];
             return Err(EquilibriumError::NotFinite { step: self.step, lane: Lane(lane as u32), real, fake });
         }
         let lanes = losses.len() as f64;
@@ -148,7 +150,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn losses(real: f64, fake: f64) -> [LaneLosses; 1] {
-        [LaneLosses { real, fake }]
+        [LaneLosses { real, fake, drawn: 0 }]
     }
 
     #[test]
@@ -187,7 +189,7 @@ mod tests {
     #[test]
     fn a_loss_that_is_not_a_number_is_named_with_its_lane() {
         let config = RunConfig::default();
-        let losses = [LaneLosses { real: 1.0, fake: 1.0 }, LaneLosses { real: f64::NAN, fake: 1.0 }];
+        let losses = [(1.0, 1.0), (f64::NAN, 1.0)].map(|(real, fake)| LaneLosses { real, fake, drawn: 0 });
         let error = Equilibrium::start(&config.optimizer).advance(&config.objective, &config.optimizer, &losses);
         assert!(error.is_err_and(|e| e.to_string().contains("lane 1")));
     }

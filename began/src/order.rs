@@ -34,6 +34,27 @@ pub struct Drawn {
     pub mirrored: bool,
 }
 
+/// What tells which samples a lane drew in a step, and in which order, in 48 bits (two numbers of 24 bits each travel
+/// through an f32 unharmed).
+#[must_use]
+pub fn drawn_by_lane(samples: impl IntoIterator<Item = (u32, u64)>) -> u64 {
+    samples.into_iter().fold(0x6261_7463, |hash, (shard, index)| mix(mix(hash, u64::from(shard)), index)) & 0xffff_ffff_ffff
+}
+
+/// What tells which samples all lanes drew in a step; `lanes` in lane order.
+#[must_use]
+pub fn drawn_by_all(lanes: impl IntoIterator<Item = u64>) -> u64 {
+    lanes.into_iter().fold(0x7374_6570, mix)
+}
+
+/// SplitMix64's finish over a running hash.
+fn mix(hash: u64, value: u64) -> u64 {
+    let z = (hash ^ value).wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
 /// Why there is no order over a data set.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OrderError {

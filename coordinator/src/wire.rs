@@ -100,7 +100,7 @@ fn step(step: u64) -> Result<Step, String> {
 }
 
 fn lanes(losses: &[proto::LaneLosses]) -> Vec<(Lane, LaneLosses)> {
-    losses.iter().map(|l| (Lane(l.lane), LaneLosses { real: l.real, fake: l.fake })).collect()
+    losses.iter().map(|l| (Lane(l.lane), LaneLosses { real: l.real, fake: l.fake, drawn: l.drawn })).collect()
 }
 
 fn activity(phase: proto::Phase) -> Activity {

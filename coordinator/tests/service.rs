@@ -71,7 +71,7 @@ async fn two_trainers_go_through_twenty_steps_and_everything_is_on_record() -> R
     for step in 0..20 {
         let losses: Vec<began::LaneLosses> = (0..4)
             .map(|lane| fake::losses(step, lane))
-            .map(|LaneLosses { real, fake, .. }| began::LaneLosses { real, fake })
+            .map(|LaneLosses { real, fake, drawn, .. }| began::LaneLosses { real, fake, drawn })
             .collect();
         let (next, record) = expected.advance(&run.config.objective, &run.config.optimizer, &losses)?;
         assert_eq!(steps[step as usize].record, record);
@@ -310,7 +310,7 @@ async fn hostile_messages_change_nothing() -> Result {
     while trainer.opened.is_none() {
         trainer.next().await?;
     }
-    let lane = |lane, real| LaneLosses { lane, real, fake: f64::NEG_INFINITY };
+    let lane = |lane, real| LaneLosses { lane, real, fake: f64::NEG_INFINITY, drawn: 0 };
     let losses = |step, lanes| Up::Losses(StepLosses { step, lanes, step_seconds: f64::NAN, waited_seconds: -1.0 });
     let digest =
         |step| Up::Digest(StateDigest { step, digest: "x".repeat(5000), tensors: vec![TensorDigest::default(); 1000] });

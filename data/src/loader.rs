@@ -37,6 +37,8 @@ pub struct Batch {
     pub lane: u32,
     /// The pixels, `[batch,3,size,size]`, mirrored where the plan says so.
     pub pixels: Vec<u8>,
+    /// Which samples these are ([`began::order::drawn_by_lane`]).
+    pub drawn: u64,
 }
 
 /// The reading end of the thread that makes batches ready.
@@ -241,6 +243,7 @@ impl Worker {
                 pixels.extend_from_slice(image);
             }
         }
-        Ok(Some(Batch { step, lane, pixels }))
+        let drawn = began::order::drawn_by_lane(plan.samples.iter().map(|&(shard, index, _)| (shard, index)));
+        Ok(Some(Batch { step, lane, pixels, drawn }))
     }
 }

@@ -94,7 +94,7 @@ async fn main() -> Result<()> {
         let pause = tokio::time::sleep(Duration::from_millis(50));
         tokio::select! { () = pause => {}, () = stop.notified() => break true }
         let record = StepRecord { step: Step(step), real: 0.5, fake: 0.25, k: 0.0, rate: 1e-4, m_global: 0.5 };
-        journal.write(&[Entry::Step(StepRow { record, generation: 1, seconds: 0.05, time: 0.0 })])?;
+        journal.write(&[Entry::Step(StepRow { record, generation: 1, seconds: 0.05, time: 0.0, drawn: 0 })])?;
         step += 1;
         let progress = Progress { step, steps: all, real: 0.5, fake: 0.25, world_size: 1, ..Progress::default() };
         tell.send_replace(WatchEvent { body: Some(Body::Progress(progress)) });

@@ -26,7 +26,7 @@ pub fn run(path: &Path, set: &[&str], entries: &[Entry]) -> Result<RunDir> {
 /// A step of the journal with this loss.
 pub fn step(step: u64, real: f64) -> Entry {
     let record = StepRecord { step: Step(step), real, fake: 0.25, k: 0.0, rate: 1e-4, m_global: 0.5 };
-    Entry::Step(StepRow { record, generation: 1, seconds: 0.1, time: 0.0 })
+    Entry::Step(StepRow { record, generation: 1, seconds: 0.1, time: 0.0, drawn: 0 })
 }
 
 /// A digest of the journal.

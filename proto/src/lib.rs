@@ -10,7 +10,7 @@ pub mod v1 {
 }
 
 /// The protocol's version, in every hello.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The largest message either side accepts, in bytes.
 pub const MAX_MESSAGE: usize = 16 << 20;

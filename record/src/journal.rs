@@ -29,7 +29,16 @@ const SCHEMA: &str = "
         generation INTEGER NOT NULL, epoch INTEGER NOT NULL, rank INTEGER NOT NULL,
         first_step INTEGER NOT NULL, end_step INTEGER NOT NULL, shards TEXT NOT NULL,
         PRIMARY KEY (generation, epoch, rank)) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS draws (step INTEGER PRIMARY KEY, drawn INTEGER NOT NULL);
+    CREATE TABLE IF NOT EXISTS starts (id INTEGER PRIMARY KEY, time REAL NOT NULL, plan BLOB NOT NULL);
+    CREATE TABLE IF NOT EXISTS inputs (
+        id INTEGER PRIMARY KEY, start INTEGER NOT NULL, first INTEGER NOT NULL, count INTEGER NOT NULL,
+        data BLOB NOT NULL);
 ";
+
+/// The tables, for salvage: those that people read first.
+const TABLES: [&str; 8] =
+    ["steps", "draws", "events", "digests", "tensor_digests", "leases", "starts", "inputs"];
 
 /// Something to be kept.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,6 +51,34 @@ pub enum Entry {
     Digest(DigestRow),
     /// Shards given to a trainer.
     Lease(LeaseRow),
+    /// Steps, digests and draws from this step on are forgotten: they are computed again.
+    Rewind(Step),
+    /// What the coordinator's machine was told: a part of what it takes to replay it.
+    Inputs(InputsRow),
+}
+
+/// A row of `starts`: the coordinator was started.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StartRow {
+    /// Counts the coordinator's starts.
+    pub id: u64,
+    /// Seconds since 1970.
+    pub time: f64,
+    /// What its machine started from, in the coordinator's own form.
+    pub plan: Vec<u8>,
+}
+
+/// A row of `inputs`: consecutive events of the coordinator's machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InputsRow {
+    /// Which start of the coordinator they belong to.
+    pub start: u64,
+    /// Place of the first of them among all of that start.
+    pub first: u64,
+    /// How many.
+    pub count: u64,
+    /// Themselves, in the coordinator's own form.
+    pub data: Vec<u8>,
 }
 
 /// One row of `steps`.
@@ -55,6 +92,8 @@ pub struct StepRow {
     pub seconds: f64,
     /// Seconds since 1970.
     pub time: f64,
+    /// What tells which samples all lanes drew, as the trainers say; 0 where nobody said.
+    pub drawn: u64,
 }
 
 /// One row of `events`.
@@ -194,12 +233,110 @@ impl Journal {
         let step = step.0 as i64;
         let removed = (|| {
             let transaction = self.db.transaction()?;
-            transaction.execute("DELETE FROM steps WHERE step >= ?1", [step])?;
-            transaction.execute("DELETE FROM digests WHERE step > ?1", [step])?;
-            transaction.execute("DELETE FROM tensor_digests WHERE step > ?1", [step])?;
+            forget_from(&transaction, step)?;
             transaction.commit()
         })();
         self.checked(removed)
+    }
+
+    /// Notes a start of the coordinator; its number.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn start(&mut self, time: f64, plan: &[u8]) -> Result<u64, RecordError> {
+        let written = self.db.execute("INSERT INTO starts (time, plan) VALUES (?1, ?2)", params![time, plan]);
+        self.checked(written)?;
+        Ok(self.db.last_insert_rowid() as u64)
+    }
+
+    /// Every start of the coordinator, oldest first.
+    ///
+    /// # Errors
+    /// If the journal cannot be read.
+    pub fn starts(&self) -> Result<Vec<StartRow>, RecordError> {
+        if !self.has_table("starts")? {
+            return Ok(Vec::new());
+        }
+        self.rows("SELECT id, time, plan FROM starts ORDER BY id", |row| {
+            Ok(StartRow { id: row.get::<_, i64>(0)? as u64, time: row.get(1)?, plan: row.get(2)? })
+        })
+    }
+
+    /// What the machine of a start was told, in order; each row is handed over and dropped, since all of them may not fit memory.
+    ///
+    /// # Errors
+    /// If the journal cannot be read, or `take` fails.
+    pub fn inputs<E: From<RecordError>>(
+        &self,
+        start: u64,
+        mut take: impl FnMut(InputsRow) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut query = self
+            .checked(self.db.prepare("SELECT start, first, count, data FROM inputs WHERE start = ?1 ORDER BY first, id"))?;
+        let mut rows = self.checked(query.query([start as i64]))?;
+        while let Some(row) = self.checked(rows.next())? {
+            let read = (|| {
+                Ok(InputsRow {
+                    start: row.get::<_, i64>(0)? as u64,
+                    first: row.get::<_, i64>(1)? as u64,
+                    count: row.get::<_, i64>(2)? as u64,
+                    data: row.get(3)?,
+                })
+            })();
+            take(self.checked(read)?)?;
+        }
+        Ok(())
+    }
+
+    fn has_table(&self, name: &str) -> Result<bool, RecordError> {
+        let found = self.db.query_row("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?1", [name], |_| Ok(()));
+        Ok(self.checked(found.optional())?.is_some())
+    }
+
+    /// Opens the journal for writing. One that is damaged is put aside, and what can still be read of it is taken over into
+    /// a new one; the sentence says so.
+    ///
+    /// # Errors
+    /// If there is no journal that could be written.
+    pub fn open_or_salvage(run: &RunDir) -> Result<(Self, Option<String>), RecordError> {
+        let damage = match Self::create_or_open(run) {
+            Ok(journal) => match journal.db.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0)) {
+                Ok(verdict) if verdict == "ok" => return Ok((journal, None)),
+                Ok(verdict) => verdict,
+                Err(error) if is_damage(&error) => error.to_string(),
+                Err(error) => return Err(RecordError::Journal { path: run.journal(), error }),
+            },
+            Err(RecordError::Journal { error, .. }) if is_damage(&error) => error.to_string(),
+            Err(error) => return Err(error),
+        };
+        let path = run.journal();
+        let aside = (1..).map(|n| path.with_extension(format!("damaged-{n}.db"))).find(|place| !place.exists());
+        let aside = aside.unwrap_or_else(|| path.with_extension("damaged.db"));
+        for (from, to) in [("", ""), ("-wal", "-wal"), ("-shm", "-shm")] {
+            let name = |base: &std::path::Path, suffix: &str| PathBuf::from(format!("{}{suffix}", base.display()));
+            let (from, to) = (name(&path, from), name(&aside, to));
+            if from.exists() {
+                std::fs::rename(&from, &to).map_err(RecordError::io("put aside", &from))?;
+            }
+        }
+        let mut journal = Self::create_or_open(run)?;
+        let kept = journal.take_over(&aside);
+        let said = format!(
+            "the journal {} is damaged ({damage}): it is kept as {}, and {kept} rows that could still be read went into a new one",
+            path.display(),
+            aside.display()
+        );
+        Ok((journal, Some(said)))
+    }
+
+    /// Copies every row that can be read; how many.
+    fn take_over(&mut self, from: &std::path::Path) -> usize {
+        let Ok(old) = Connection::open_with_flags(from, OpenFlags::SQLITE_OPEN_READ_WRITE) else { return 0 };
+        let mut kept = 0;
+        for table in TABLES {
+            kept += copy_table(&old, &mut self.db, table).unwrap_or(0);
+        }
+        kept
     }
 
     /// All steps, in order.
@@ -208,7 +345,12 @@ impl Journal {
     /// If the journal cannot be read.
     pub fn steps(&self) -> Result<Vec<StepRow>, RecordError> {
         self.rows(
-            "SELECT step, real, fake, k, rate, m_global, generation, seconds, time FROM steps ORDER BY step",
+            if self.has_table("draws")? {
+                "SELECT step, real, fake, k, rate, m_global, generation, seconds, time, coalesce(drawn, 0) \
+                 FROM steps LEFT JOIN draws USING (step) ORDER BY step"
+            } else {
+                "SELECT step, real, fake, k, rate, m_global, generation, seconds, time, 0 FROM steps ORDER BY step"
+            },
             |row| {
                 Ok(StepRow {
                     record: StepRecord {
@@ -222,6 +364,7 @@ impl Journal {
                     generation: row.get::<_, i64>(6)? as u64,
                     seconds: row.get(7)?,
                     time: row.get(8)?,
+                    drawn: row.get::<_, i64>(9)? as u64,
                 })
             },
         )
@@ -322,11 +465,48 @@ impl Journal {
     }
 }
 
+/// Of the state at `step` itself the digest stays: it is where the steps begin again.
+fn forget_from(transaction: &rusqlite::Transaction<'_>, step: i64) -> rusqlite::Result<usize> {
+    transaction.execute("DELETE FROM draws WHERE step >= ?1", [step])?;
+    transaction.execute("DELETE FROM digests WHERE step > ?1", [step])?;
+    transaction.execute("DELETE FROM tensor_digests WHERE step > ?1", [step])?;
+    transaction.execute("DELETE FROM steps WHERE step >= ?1", [step])
+}
+
+fn is_damage(error: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+    matches!(error.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase))
+}
+
+/// Copies the rows of a table until one cannot be read; how many.
+fn copy_table(old: &Connection, new: &mut Connection, table: &str) -> rusqlite::Result<usize> {
+    let mut query = old.prepare(&format!("SELECT * FROM {table}"))?;
+    let columns = query.column_count();
+    let places: Vec<String> = (1..=columns).map(|n| format!("?{n}")).collect();
+    let insert = format!("INSERT OR REPLACE INTO {table} VALUES ({})", places.join(", "));
+    let transaction = new.transaction()?;
+    let mut copied = 0;
+    {
+        let mut rows = query.query([])?;
+        while let Ok(Some(row)) = rows.next() {
+            let values: rusqlite::Result<Vec<rusqlite::types::Value>> = (0..columns).map(|n| row.get(n)).collect();
+            let Ok(values) = values else { break };
+            copied += transaction.execute(&insert, rusqlite::params_from_iter(values))?;
+        }
+    }
+    transaction.commit()?;
+    Ok(copied)
+}
+
 fn write_all(db: &mut Connection, entries: &[Entry]) -> rusqlite::Result<()> {
     let transaction = db.transaction()?;
     for entry in entries {
         match entry {
-            Entry::Step(StepRow { record, generation, seconds, time }) => transaction
+            Entry::Step(StepRow { record, generation, seconds, time, drawn }) => {
+                transaction
+                    .prepare_cached("INSERT OR REPLACE INTO draws VALUES (?1, ?2)")?
+                    .execute(params![record.step.0 as i64, *drawn as i64])?;
+                transaction
                 .prepare_cached("INSERT OR REPLACE INTO steps VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")?
                 .execute(params![
                     record.step.0 as i64,
@@ -338,7 +518,12 @@ fn write_all(db: &mut Connection, entries: &[Entry]) -> rusqlite::Result<()> {
                     record.m_global,
                     seconds,
                     time
-                ])?,
+                ])?
+            }
+            Entry::Rewind(step) => forget_from(&transaction, step.0 as i64)?,
+            Entry::Inputs(row) => transaction
+                .prepare_cached("INSERT INTO inputs (start, first, count, data) VALUES (?1, ?2, ?3, ?4)")?
+                .execute(params![row.start as i64, row.first as i64, row.count as i64, row.data])?,
             Entry::Event(event) => transaction
                 .prepare_cached(
                     "INSERT INTO events (time, kind, text, step, generation, rank, node) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
@@ -393,7 +578,7 @@ mod tests {
         assert!(Journal::read(&run).unwrap_err().to_string().contains("run.db"));
         let record =
             StepRecord { step: Step(3), real: 0.1 + 0.2, fake: 1.0 / 3.0, k: 1e-300, rate: 1e-4, m_global: 0.5 };
-        let step = StepRow { record, generation: 1, seconds: 0.25, time: 1.0 };
+        let step = StepRow { record, generation: 1, seconds: 0.25, time: 1.0, drawn: u64::MAX - 5 };
         let digest = |step, launch, digest: &str| DigestRow {
             step,
             launch,
@@ -417,6 +602,33 @@ mod tests {
         journal.rewind(Step(4))?;
         assert_eq!(read.last_digest()?, Some((Step(4), "b".into())));
         assert_eq!(read.digests()?.len(), 2);
+        Ok(())
+    }
+
+    #[test]
+    fn a_damaged_journal_is_put_aside_and_what_can_be_read_is_kept() -> Result<(), Box<dyn std::error::Error>> {
+        let folder = tempfile::tempdir()?;
+        let manifest = crate::RunManifest::new(&RunConfig::default(), String::new());
+        let run = RunDir::create(&folder.path().join("run"), &RunConfig::default(), &manifest)?;
+        let row = |step| {
+            let record = StepRecord { step: Step(step), real: 1.0, fake: 0.5, k: 0.0, rate: 1e-4, m_global: 1.0 };
+            Entry::Step(StepRow { record, generation: 1, seconds: 0.0, time: 0.0, drawn: step })
+        };
+        let mut journal = Journal::create_or_open(&run)?;
+        journal.write(&(0..5_000).map(row).collect::<Vec<_>>())?;
+        drop(journal);
+        assert!(Journal::open_or_salvage(&run)?.1.is_none());
+        // Cut in the middle of a write.
+        let whole = std::fs::metadata(run.journal())?.len();
+        std::fs::OpenOptions::new().write(true).open(run.journal())?.set_len(whole / 2)?;
+        let (journal, said) = Journal::open_or_salvage(&run)?;
+        let said = said.ok_or("nothing was said")?;
+        assert!(said.contains("damaged") && said.contains("run.damaged-1.db"), "{said}");
+        let kept = journal.steps()?;
+        assert!(kept.len() < 5_000 && kept.iter().zip(0..).all(|(row, step)| row.record.step == Step(step)));
+        drop(journal);
+        std::fs::write(run.journal(), [b'x'; 8192])?;
+        assert!(Journal::open_or_salvage(&run)?.1.is_some_and(|said| said.contains("damaged-2")));
         Ok(())
     }
 }

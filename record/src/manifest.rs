@@ -145,5 +145,5 @@ impl RunManifest {
 
 fn computes(key: &str) -> bool {
     matches!(key, "run.lanes" | "run.batch" | "run.seed" | "run.precision" | "run.reduce" | "data.flip")
-        || ["model.", "objective.", "optimizer."].iter().any(|section| key.starts_with(section))
+        || ["model.", "objective.", "optimizer.", "guard."].iter().any(|section| key.starts_with(section))
 }

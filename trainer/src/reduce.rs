@@ -297,7 +297,7 @@ mod tests {
                     for lane in place.my_lanes() {
                         let flat = Tensor::zeros([padded], (Kind::Float, Device::Cpu));
                         flat.narrow(0, 0, len).copy_(&values(lane, len));
-                        losses.push(LaneLosses { real: f64::from(lane), fake: 0.5 });
+                        losses.push(LaneLosses { real: f64::from(lane), fake: 0.5, drawn: (1 << 48) - 1 - u64::from(lane) });
                         fold.push(lane..lane + 1, flat, add)?;
                     }
                     let collective = (world > 1).then(|| Box::new(threads) as Box<dyn Collective>);

@@ -328,7 +328,7 @@ pub fn from_wire(equilibrium: &wire::Equilibrium) -> Equilibrium {
 /// Losses onto the wire; `first` is the first one's lane.
 #[must_use]
 pub fn to_wire(first: u32, losses: &[LaneLosses]) -> Vec<wire::LaneLosses> {
-    let lane = |(lane, l): (u32, &LaneLosses)| wire::LaneLosses { lane, real: l.real, fake: l.fake };
+    let lane = |(lane, l): (u32, &LaneLosses)| wire::LaneLosses { lane, real: l.real, fake: l.fake, drawn: l.drawn };
     (first..).zip(losses).map(lane).collect()
 }
 

@@ -91,6 +91,14 @@ fn merge(base: &mut Table, over: &Table, place: &str, prefix: &str) -> Result<()
                 match dotted.as_str() {
                     "run.precision" if !names(&["f32", "f64"]) => return Err(wrong("\"f32\" or \"f64\"", value)),
                     "run.reduce" if !names(&["tree", "fast"]) => return Err(wrong("\"tree\" or \"fast\"", value)),
+                    "run.on_corruption" if !names(&["heal", "set_aside", "stop"]) => {
+                        return Err(wrong("\"heal\", \"set_aside\" or \"stop\"", value));
+                    }
+                    "guard.not_finite" | "guard.jump" | "guard.pinned" | "guard.rising" | "guard.diversity"
+                        if !names(&["off", "warn", "stop", "rollback"]) =>
+                    {
+                        return Err(wrong("\"off\", \"warn\", \"stop\" or \"rollback\"", value));
+                    }
                     _ => Value::String(v.clone()),
                 }
             }

@@ -95,7 +95,7 @@ impl StepLosses {
 
 /// Equal as bits, so that two NaN of one kind are the same.
 fn same_bits(a: &LaneLosses, b: &LaneLosses) -> bool {
-    a.real.to_bits() == b.real.to_bits() && a.fake.to_bits() == b.fake.to_bits()
+    a.real.to_bits() == b.real.to_bits() && a.fake.to_bits() == b.fake.to_bits() && a.drawn == b.drawn
 }
 
 #[cfg(test)]
@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     fn loss(real: f64) -> LaneLosses {
-        LaneLosses { real, fake: 0.5 }
+        LaneLosses { real, fake: 0.5, drawn: 7 }
     }
 
     #[test]

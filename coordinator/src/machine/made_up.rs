@@ -64,7 +64,7 @@ pub(super) fn said(index: u32, generation: u64, body: Body) -> Event {
 /// The losses of a lane in a step, whoever computes it.
 pub(super) fn loss(step: Step, lane: u32) -> LaneLosses {
     let wave = ((step.0 * 37 + u64::from(lane) * 11) % 101) as f64 / 101.0;
-    LaneLosses { real: 0.4 + 0.1 * wave, fake: 0.25 - 0.07 * wave }
+    LaneLosses { real: 0.4 + 0.1 * wave, fake: 0.25 - 0.07 * wave, drawn: step.0 * 100 + u64::from(lane) }
 }
 
 pub(super) fn losses(step: Step, lanes: std::ops::Range<u32>) -> Vec<(Lane, LaneLosses)> {

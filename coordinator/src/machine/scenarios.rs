@@ -266,7 +266,7 @@ fn a_diverged_run_stops_at_once_and_writes_nothing() {
     let mut stage = Stage::formed(2, 2, |_| {});
     (0..8).for_each(|step| drop(stage.step(step)));
     stage.losses_of(0, 8);
-    let nan = LaneLosses { real: f64::NAN, fake: 0.1 };
+    let nan = LaneLosses { real: f64::NAN, fake: 0.1, drawn: 0 };
     let out = stage.say(1, Body::Losses { step: Step(8), lanes: vec![(Lane(1), nan)] });
     let (failed, _, why) = end(&out).expect("an end");
     assert!(failed && why.contains("training diverged: lane 1") && why.contains("step 8"), "{why}");
@@ -361,7 +361,7 @@ fn losses_that_come_again_are_answered_again_and_change_nothing() {
     let expected = truth(&stage.machine.plan)[1];
     assert!(matches!(messages(&again, 1).as_slice(), [Message::Equilibrium(given)] if given.equilibrium == expected));
     assert!(messages(&again, 0).is_empty());
-    let other = Body::Losses { step: Step(0), lanes: vec![(Lane(1), LaneLosses { real: 9.0, fake: 9.0 })] };
+    let other = Body::Losses { step: Step(0), lanes: vec![(Lane(1), LaneLosses { real: 9.0, fake: 9.0, drawn: 0 })] };
     assert!(ignored(&stage.say(1, other)).is_some_and(|why| why.contains("second, different losses")));
 }
 

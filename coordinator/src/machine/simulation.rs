@@ -366,7 +366,7 @@ impl World {
         let generation = self.machine.generation();
         let lane = Lane(self.dice.below(u64::from(self.lanes) + 3) as u32);
         let far = Step(self.machine.step().0 + 2 + self.dice.below(1 << 50));
-        let wrong = vec![(lane, LaneLosses { real: -1.0, fake: f64::INFINITY })];
+        let wrong = vec![(lane, LaneLosses { real: -1.0, fake: f64::INFINITY, drawn: 0 })];
         let (body, generation) = match self.dice.below(7) {
             0 => (Body::Losses { step: far, lanes: wrong }, generation),
             1 => (Body::Losses { step: self.machine.step(), lanes: vec![] }, generation),

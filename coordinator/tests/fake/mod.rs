@@ -96,7 +96,7 @@ fn equilibrium(given: &Equilibrium) -> began::Equilibrium {
 /// The losses of a lane in a step: made up, and the same for everyone.
 pub fn losses(step: u64, lane: u32) -> LaneLosses {
     let wave = ((step * 31 + u64::from(lane) * 7) % 97) as f64 / 97.0;
-    LaneLosses { lane, real: 0.3 + 0.1 * wave, fake: 0.2 + 0.05 * wave }
+    LaneLosses { lane, real: 0.3 + 0.1 * wave, fake: 0.2 + 0.05 * wave, drawn: step }
 }
 
 pub fn hello(node: u32, local_rank: u32) -> Hello {

@@ -181,7 +181,7 @@ impl Conform {
             }
             state.commit(&d_gradient, &g_gradient, now.rate, &config)?;
 
-            let losses = [LaneLosses { real: losses.real, fake: losses.fake }];
+            let losses = [LaneLosses { real: losses.real, fake: losses.fake, drawn: 0 }];
             let (next, record) = now.advance(&config.objective, &config.optimizer, &losses)?;
             let found = [record.real, record.fake, record.k, next.k, record.m_global];
             for ((name, found), expected) in
