@@ -55,7 +55,8 @@ impl Alone {
 impl Coordination for Alone {
     fn send(&self, body: Up) {
         let Up::Losses(losses) = body else { return };
-        let losses: Vec<_> = losses.lanes.iter().map(|l| LaneLosses { real: l.real, fake: l.fake, drawn: l.drawn }).collect();
+        let losses: Vec<_> =
+            losses.lanes.iter().map(|l| LaneLosses { real: l.real, fake: l.fake, drawn: l.drawn }).collect();
         let mut now = locked(&self.equilibrium);
         let incoming = match now.advance(&self.config.objective, &self.config.optimizer, &losses) {
             Ok((next, _)) => {

@@ -14,7 +14,7 @@ use crate::checkpoint::{self, Provenance};
 use crate::digest::{Digest, digest};
 use crate::pictures;
 use crate::reduce::Place;
-use crate::session::{Incoming, to_wire};
+use crate::session::Incoming;
 use crate::state::State;
 use crate::training::{End, Trainer};
 
@@ -41,7 +41,7 @@ impl Trainer<'_> {
         let carry = began::equilibrium::carry(state.step, self.config.objective.carry_steps);
         let drawn = pictures::draw(&self.run, state, state.step, carry, self.config.run.seed, &self.feed.data);
         let (path, error) = outcome(drawn);
-        self.session.send(Up::Sample(wire::SampleWritten { step: state.step.0, path, error }));
+        self.session.send(Up::Sample(wire::SampleWritten { step: state.step.0, path, error, diversity: 0.0 }));
     }
 
     /// After a halt: says what this trainer holds, writes it down if asked to, and waits for what comes next.
@@ -50,7 +50,7 @@ impl Trainer<'_> {
     /// If nothing comes.
     pub fn held(&self, state: &State) -> Result<End> {
         self.session.activity().enter(Phase::Idle);
-        self.session.send(Up::Held(wire::Held { step: state.step.0, losses: to_wire(0, &self.last_losses) }));
+        self.session.send(Up::Held(wire::Held { step: Some(state.step.0), digest: None }));
         let bound = Duration::from_secs_f64(self.config.run.step_timeout + 30.0);
         let started = Instant::now();
         while let Some(incoming) = self.session.next(bound.saturating_sub(started.elapsed())) {

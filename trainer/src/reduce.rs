@@ -18,6 +18,9 @@ use crate::collective::Collective;
 /// Chunks are multiples of this many elements.
 const ALIGNMENT: i64 = 16;
 
+/// Numbers that a lane adds to G's gradient: its losses, and which samples it drew, as two halves of 24 bits.
+const TAIL: usize = 4;
+
 /// An averaged gradient; may be longer than the parameters.
 #[derive(Debug)]
 pub struct Gradient(pub Tensor);
@@ -119,12 +122,12 @@ impl Reducer {
             return Ok((gradient, losses.to_vec()));
         };
         let place = self.place;
-        let slots = 2 * i64::from(place.lanes.div_ceil(place.world));
+        let slots = TAIL as i64 * i64::from(place.lanes.div_ceil(place.world));
         let (kind, device) = match partials.first() {
             Some((_, tensor)) => (tensor.kind(), tensor.device()),
             None => bail!("trainer {} of {} holds no lanes", place.rank, place.world),
         };
-        let mut mine: Vec<f64> = losses.iter().flat_map(|l| [l.real, l.fake]).collect();
+        let mut mine: Vec<f64> = losses.iter().flat_map(to_numbers).collect();
         mine.resize(slots as usize, 0.0);
         let mine = Tensor::f_from_slice(&mine)?.f_to_kind(kind)?.f_to_device(device)?;
         let world = i64::from(place.world);
@@ -148,10 +151,22 @@ impl Reducer {
         let mut all = Vec::with_capacity(place.lanes as usize);
         for (rank, values) in tail.iter().enumerate() {
             let held = place.lanes_of(rank as u32).len();
-            all.extend(values.chunks_exact(2).take(held).map(|pair| LaneLosses { real: pair[0], fake: pair[1] }));
+            all.extend(values.chunks_exact(TAIL).take(held).map(from_numbers));
         }
         Ok((Gradient(gradient), all))
     }
+}
+
+/// 24 bits are exact in f32.
+const HALF: u32 = 24;
+
+fn to_numbers(losses: &LaneLosses) -> [f64; TAIL] {
+    let LaneLosses { real, fake, drawn } = *losses;
+    [real, fake, ((drawn >> HALF) & ((1 << HALF) - 1)) as f64, (drawn & ((1 << HALF) - 1)) as f64]
+}
+
+fn from_numbers(numbers: &[f64]) -> LaneLosses {
+    LaneLosses { real: numbers[0], fake: numbers[1], drawn: ((numbers[2] as u64) << HALF) | numbers[3] as u64 }
 }
 
 /// Sends every owner its chunk of my partials, and adds up what I own in the tree's order.
@@ -297,7 +312,11 @@ mod tests {
                     for lane in place.my_lanes() {
                         let flat = Tensor::zeros([padded], (Kind::Float, Device::Cpu));
                         flat.narrow(0, 0, len).copy_(&values(lane, len));
-                        losses.push(LaneLosses { real: f64::from(lane), fake: 0.5, drawn: (1 << 48) - 1 - u64::from(lane) });
+                        losses.push(LaneLosses {
+                            real: f64::from(lane),
+                            fake: 0.5,
+                            drawn: (1 << 48) - 1 - u64::from(lane),
+                        });
                         fold.push(lane..lane + 1, flat, add)?;
                     }
                     let collective = (world > 1).then(|| Box::new(threads) as Box<dyn Collective>);

@@ -305,7 +305,7 @@ async fn listen(mut down: tonic::Streaming<CoordinatorMessage>, inbox: Sender<In
                 tracing::warn!(reason = refused.reason, "the coordinator refused a message");
                 continue;
             }
-            Some(Down::Welcome(_)) | None => continue,
+            Some(Down::Welcome(_) | Down::Recall(_)) | None => continue,
         };
         if inbox.send(incoming).is_err() {
             return;

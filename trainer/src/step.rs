@@ -99,12 +99,12 @@ impl LanePass {
         Ok(Self { real: real.f_detach()?, fake: fake.f_detach()?, image, image_gradient })
     }
 
-    /// The lane's losses; on a GPU this waits for them.
+    /// The lane's losses, with which samples it `drawn`; on a GPU this waits for them.
     ///
     /// # Errors
     /// If they cannot be read.
-    pub fn losses(&self) -> Result<LaneLosses> {
-        Ok(LaneLosses { real: f64::try_from(&self.real)?, fake: f64::try_from(&self.fake)? })
+    pub fn losses(&self, drawn: u64) -> Result<LaneLosses> {
+        Ok(LaneLosses { real: f64::try_from(&self.real)?, fake: f64::try_from(&self.fake)?, drawn })
     }
 
     /// G's backward, into its buffer.

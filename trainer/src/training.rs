@@ -190,7 +190,7 @@ impl Trainer<'_> {
                 generation.d_pool.get(g_real),
                 generation.d_pool.get(generation.g_fake),
             )?;
-            losses.push(pass.losses()?);
+            losses.push(pass.losses(batch.drawn)?);
             // The first place that needs k: the coordinator had the whole pass to answer.
             let (equilibrium, _) = match now {
                 Some(now) => now,

@@ -8,10 +8,10 @@ use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
+use began::Step;
 use began::config::{Model, Precision, RunConfig};
 use began::equilibrium::{Equilibrium, Stall};
 use began::tree::Fold;
-use began::{LaneLosses, Step};
 use safetensors::{Dtype, SafeTensors};
 use tch::{Device, Kind, Tensor};
 
@@ -163,7 +163,7 @@ impl Conform {
             report.compare(&at("recon_real"), &recon, &fixture.get(&at("recon_real"), &image, kind)?)?;
             let pass = LanePass::run(&state, &x, &z, settings, &g_real, &g_fake)?;
             report.compare(&at("fake"), &pass.image(), &fixture.get(&at("fake"), &image, kind)?)?;
-            let losses = pass.losses()?;
+            let losses = pass.losses(0)?;
             combine(&g_real, &g_fake, now.k)?;
             pass.generator_gradient(&state, &g_generator)?;
 
@@ -181,8 +181,7 @@ impl Conform {
             }
             state.commit(&d_gradient, &g_gradient, now.rate, &config)?;
 
-            let losses = [LaneLosses { real: losses.real, fake: losses.fake, drawn: 0 }];
-            let (next, record) = now.advance(&config.objective, &config.optimizer, &losses)?;
+            let (next, record) = now.advance(&config.objective, &config.optimizer, &[losses])?;
             let found = [record.real, record.fake, record.k, next.k, record.m_global];
             for ((name, found), expected) in
                 ["L_real", "L_fake", "k", "k_next", "M_global"].iter().zip(found).zip(&scalars)

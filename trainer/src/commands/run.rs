@@ -68,7 +68,7 @@ impl Run {
             pid: std::process::id(),
             device: name,
             software: device::software(),
-            step: None,
+            ..wire::Hello::default()
         };
         let session = match Session::open(&self.coordinator, hello, Duration::from_secs(60)) {
             Ok(session) => session,
@@ -91,7 +91,7 @@ impl Run {
             Ok(other) => bail!("left the run in the middle: {other:?}"),
             Err(error) => {
                 let reason = format!("{error:#}");
-                session.send(Up::Failure(wire::Failure { reason }));
+                session.send(Up::Failure(wire::Failure { reason, for_all: false }));
                 session.close();
                 return Err(error);
             }
