@@ -39,7 +39,7 @@ pub struct Stall {
     /// Steps in the window so far.
     pub count: u64,
     /// The lowest mean of a whole window.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub best: Option<f64>,
 }
 

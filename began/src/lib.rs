@@ -7,6 +7,7 @@
 //! | --- | --- |
 //! | [`config`] | every key of a run's configuration, presets, validation |
 //! | [`equilibrium`] | k, the learning rate and M_global from the lanes' losses |
+//! | [`guard`] | when a run that goes wrong is said to |
 //! | [`lanes`] | which trainer computes which lanes |
 //! | [`tree`] | the order in which the lanes' gradients are added |
 //! | [`order`] | which sample goes where in which step, and which shards a lane needs |
@@ -15,6 +16,7 @@
 
 pub mod config;
 pub mod equilibrium;
+pub mod guard;
 pub mod ids;
 pub mod lanes;
 pub mod network;
