@@ -106,8 +106,15 @@ class ExchangeStore final : public c10d::Store {
   StoreFace face_;
 };
 
+struct Device {
+  std::shared_ptr<::gloo::transport::Device> gloo;
+};
+
 struct Group {
   c10::intrusive_ptr<c10d::ProcessGroupGloo> gloo;
+  // Of each operation. Given with each, not by setTimeout: that one calls into Gloo itself, of which libtorch_cuda has a
+  // copy that this must not be linked to.
+  std::chrono::milliseconds timeout;
 };
 
 // Keeps its tensors alive for as long as Gloo's threads may touch them.
@@ -126,13 +133,28 @@ void began_put_bytes(void* values, const uint8_t* data, size_t size) {
 
 const char* began_last_error() { return began::last_error.c_str(); }
 
-Group* began_gloo_new(StoreFace face, int rank, int world, const char* address, int64_t timeout_ms) {
+// Listens from now on, so that others may connect before this member does.
+Device* began_gloo_device(const char* address) {
+  BEGAN_GUARD(nullptr, { return new Device{c10d::ProcessGroupGloo::createDeviceForHostname(address)}; })
+}
+
+void began_gloo_device_free(Device* device) {
+  try {
+    delete device;
+  } catch (...) {
+  }
+}
+
+// One time limit for connecting, one for each operation after it.
+Group* began_gloo_new(StoreFace face, int rank, int world, const Device* device, int64_t connect_ms,
+                      int64_t operation_ms) {
   BEGAN_GUARD(nullptr, {
-    auto timeout = std::chrono::milliseconds(timeout_ms);
-    auto store = c10::make_intrusive<ExchangeStore>(face, timeout);
-    auto options = c10d::ProcessGroupGloo::Options::create(timeout);
-    options->devices.push_back(c10d::ProcessGroupGloo::createDeviceForHostname(address));
-    return new Group{c10::make_intrusive<c10d::ProcessGroupGloo>(store, rank, world, options)};
+    auto connect = std::chrono::milliseconds(connect_ms);
+    auto store = c10::make_intrusive<ExchangeStore>(face, connect);
+    auto options = c10d::ProcessGroupGloo::Options::create(connect);
+    options->devices.push_back(device->gloo);
+    auto gloo = c10::make_intrusive<c10d::ProcessGroupGloo>(store, rank, world, options);
+    return new Group{std::move(gloo), std::chrono::milliseconds(operation_ms)};
   })
 }
 
@@ -148,13 +170,16 @@ Operation* began_gloo_all_reduce(Group* group, at::Tensor* tensor) {
     std::vector<at::Tensor> tensors{*tensor};
     c10d::AllreduceOptions options;
     options.reduceOp = c10d::ReduceOp::SUM;
+    options.timeout = group->timeout;
     return new Operation{group->gloo->allreduce(tensors, options), tensors};
   })
 }
 
 Operation* began_gloo_all_gather(Group* group, at::Tensor* output, at::Tensor* input) {
   BEGAN_GUARD(nullptr, {
-    return new Operation{group->gloo->_allgather_base(*output, *input), {*output, *input}};
+    c10d::AllgatherOptions options;
+    options.timeout = group->timeout;
+    return new Operation{group->gloo->_allgather_base(*output, *input, options), {*output, *input}};
   })
 }
 
@@ -163,7 +188,9 @@ Operation* began_gloo_all_to_all(Group* group, at::Tensor* output, at::Tensor* i
   BEGAN_GUARD(nullptr, {
     std::vector<int64_t> out(output_splits, output_splits + count);
     std::vector<int64_t> in(input_splits, input_splits + count);
-    return new Operation{group->gloo->alltoall_base(*output, *input, out, in), {*output, *input}};
+    c10d::AllToAllOptions options;
+    options.timeout = group->timeout;
+    return new Operation{group->gloo->alltoall_base(*output, *input, out, in, options), {*output, *input}};
   })
 }
 
@@ -172,6 +199,7 @@ Operation* began_gloo_broadcast(Group* group, at::Tensor* tensor, int root) {
     std::vector<at::Tensor> tensors{*tensor};
     c10d::BroadcastOptions options;
     options.rootRank = root;
+    options.timeout = group->timeout;
     return new Operation{group->gloo->broadcast(tensors, options), tensors};
   })
 }

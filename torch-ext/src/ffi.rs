@@ -10,6 +10,11 @@ pub struct Group {
 }
 
 #[repr(C)]
+pub struct Device {
+    _opaque: [u8; 0],
+}
+
+#[repr(C)]
 pub struct Operation {
     _opaque: [u8; 0],
 }
@@ -31,12 +36,15 @@ unsafe extern "C" {
     pub fn began_last_error() -> *const c_char;
     pub fn began_put_bytes(values: *mut c_void, data: *const u8, size: usize);
 
+    pub fn began_gloo_device(address: *const c_char) -> *mut Device;
+    pub fn began_gloo_device_free(device: *mut Device);
     pub fn began_gloo_new(
         face: StoreFace,
         rank: c_int,
         world: c_int,
-        address: *const c_char,
-        timeout_ms: i64,
+        device: *const Device,
+        connect_ms: i64,
+        operation_ms: i64,
     ) -> *mut Group;
     pub fn began_gloo_free(group: *mut Group);
     pub fn began_gloo_all_reduce(group: *mut Group, tensor: *const RawTensor) -> *mut Operation;

@@ -1,169 +1,52 @@
 //! libtorch's own Gloo (`c10d::ProcessGroupGloo`), with a rendezvous in Rust.
 //!
 //! Operations run on Gloo's threads; each is waited for in slices, so that the caller can look up between them. A killed
-//! peer shows as an error at once; a silent one only by the time limit, or because the caller stops waiting. The caller
-//! must issue the same operations in the same order on every rank, and must not touch an operation's tensors until it is done.
+//! peer shows as an error at once; a silent one only by the time limit, or because the caller leaves. The caller must issue
+//! the same operations in the same order on every rank, and must not touch an operation's tensors until it is done.
+//!
+//! Leaving is dropping the [`Group`]: its sockets are shut down, so that everything pending ends here and at every peer at
+//! once, and Gloo's threads with it.
 
-use std::ffi::{CStr, CString, c_char, c_int, c_void};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+mod attempt;
+mod connecting;
+mod meeting;
+mod sockets;
+
+use std::ffi::c_int;
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tch::Tensor;
 
+pub use attempt::Attempt;
+pub use connecting::Connecting;
+use meeting::Meeting;
+pub use meeting::Rendezvous;
+use sockets::{Device, Sockets};
+
 use crate::{TorchError, ffi};
 
-/// Where the members of a group find each other: a key-value store that all of them see.
-///
-/// Called from Gloo's thread that forms the group; a call may block up to its time limit.
-pub trait Rendezvous: Send + Sync {
-    /// Sets a key.
-    ///
-    /// # Errors
-    /// If the store cannot be reached.
-    fn set(&self, key: &str, value: &[u8]) -> Result<(), String>;
-    /// The values of all keys, waiting for them to be there.
-    ///
-    /// # Errors
-    /// If one is not there in time, or the store cannot be reached.
-    fn get(&self, keys: &[&str], timeout: Duration) -> Result<Vec<Vec<u8>>, String>;
-    /// Adds to a number, 0 at first; the sum.
-    ///
-    /// # Errors
-    /// If the store cannot be reached.
-    fn add(&self, key: &str, amount: i64) -> Result<i64, String>;
-    /// Appends to a key, empty at first.
-    ///
-    /// # Errors
-    /// If the store cannot be reached.
-    fn append(&self, key: &str, value: &[u8]) -> Result<(), String>;
-    /// Removes a key; whether it was there.
-    ///
-    /// # Errors
-    /// If the store cannot be reached.
-    fn delete(&self, key: &str) -> Result<bool, String>;
-    /// Sets a key if it is as expected; the value there afterwards.
-    ///
-    /// # Errors
-    /// If the store cannot be reached.
-    fn compare_set(&self, key: &str, expected: &[u8], desired: &[u8]) -> Result<Vec<u8>, String>;
-}
-
-type Shared = Arc<dyn Rendezvous>;
-
-/// Runs a call of the store; its error goes out as bytes. No panic may cross into C++.
-fn answer(this: *mut c_void, out: *mut c_void, call: impl FnOnce(&Shared) -> Result<(), String>) -> c_int {
-    // SAFETY: `this` is the box made in `Group::connect`, alive until `drop_store`.
-    let store = unsafe { &*this.cast::<Shared>() };
-    let outcome =
-        catch_unwind(AssertUnwindSafe(|| call(store))).unwrap_or_else(|_| Err("the exchange panicked".into()));
-    match outcome {
-        Ok(()) => 0,
-        Err(reason) => {
-            put(out, reason.as_bytes());
-            -1
-        }
-    }
-}
-
-fn put(out: *mut c_void, bytes: &[u8]) {
-    // SAFETY: `out` is the shim's vector of this call; the bytes are copied.
-    unsafe { ffi::began_put_bytes(out, bytes.as_ptr(), bytes.len()) }
-}
-
-fn text<'a>(raw: *const c_char) -> Result<&'a str, String> {
-    // SAFETY: keys are NUL-terminated strings that live for the call.
-    unsafe { CStr::from_ptr(raw) }.to_str().map_err(|_| "a key of the exchange is not UTF-8".to_owned())
-}
-
-fn bytes<'a>(data: *const u8, size: usize) -> &'a [u8] {
-    if size == 0 {
-        return &[];
-    }
-    // SAFETY: the shim passes a vector's data and length, alive for the call.
-    unsafe { std::slice::from_raw_parts(data, size) }
-}
-
-extern "C" fn store_set(
-    this: *mut c_void,
-    key: *const c_char,
-    data: *const u8,
-    size: usize,
-    out: *mut c_void,
-) -> c_int {
-    answer(this, out, |store| store.set(text(key)?, bytes(data, size)))
-}
-
-extern "C" fn store_get(
-    this: *mut c_void,
-    keys: *const *const c_char,
-    count: usize,
-    ms: i64,
-    out: *mut c_void,
-) -> c_int {
-    answer(this, out, |store| {
-        // SAFETY: the shim passes `count` keys, alive for the call.
-        let keys = (0..count).map(|i| text(unsafe { *keys.add(i) })).collect::<Result<Vec<_>, _>>()?;
-        for value in store.get(&keys, Duration::from_millis(ms.max(0) as u64))? {
-            put(out, &value);
-        }
-        Ok(())
-    })
-}
-
-extern "C" fn store_add(this: *mut c_void, key: *const c_char, amount: i64, sum: *mut i64, out: *mut c_void) -> c_int {
-    answer(this, out, |store| {
-        let value = store.add(text(key)?, amount)?;
-        // SAFETY: `sum` points at a local of the caller.
-        unsafe { *sum = value };
-        Ok(())
-    })
-}
-
-extern "C" fn store_append(
-    this: *mut c_void,
-    key: *const c_char,
-    data: *const u8,
-    size: usize,
-    out: *mut c_void,
-) -> c_int {
-    answer(this, out, |store| store.append(text(key)?, bytes(data, size)))
-}
-
-extern "C" fn store_remove(this: *mut c_void, key: *const c_char, removed: *mut i64, out: *mut c_void) -> c_int {
-    answer(this, out, |store| {
-        let was_there = store.delete(text(key)?)?;
-        // SAFETY: `removed` points at a local of the caller.
-        unsafe { *removed = i64::from(was_there) };
-        Ok(())
-    })
-}
-
-extern "C" fn store_compare_set(
-    this: *mut c_void,
-    key: *const c_char,
-    expected: *const u8,
-    expected_size: usize,
-    desired: *const u8,
-    desired_size: usize,
-    out: *mut c_void,
-) -> c_int {
-    answer(this, out, |store| {
-        let value = store.compare_set(text(key)?, bytes(expected, expected_size), bytes(desired, desired_size))?;
-        put(out, &value);
-        Ok(())
-    })
-}
-
-extern "C" fn drop_store(this: *mut c_void) {
-    // SAFETY: the box made in `Group::connect`; the shim calls this once, from the store's destructor.
-    drop(unsafe { Box::from_raw(this.cast::<Shared>()) });
+/// A member's place in a group to be, and how long things may take.
+#[derive(Clone, Debug)]
+pub struct Member {
+    /// Its rank.
+    pub rank: u32,
+    /// Members of the group.
+    pub world: u32,
+    /// This host's address that the others can reach.
+    pub address: String,
+    /// All must have connected within this.
+    pub connect: Duration,
+    /// Each operation must be done within this.
+    pub operation: Duration,
 }
 
 /// A group of processes that reduce together over Gloo.
 #[derive(Debug)]
 pub struct Group {
     raw: *mut ffi::Group,
+    sockets: Arc<Sockets>,
 }
 
 // SAFETY: ProcessGroupGloo queues operations under a lock of its own; it may be used from any one thread at a time, which
@@ -171,35 +54,27 @@ pub struct Group {
 unsafe impl Send for Group {}
 
 impl Group {
-    /// Connects to all other members. Blocks until they are there or the time limit passes, which also bounds each
-    /// operation later. `address` is this host's address that the others can reach.
+    /// Connects to all other members. Blocks until they are there, the time limit passes, or `attempt` is called off.
     ///
     /// # Errors
     /// If a member does not come in time, or the address cannot be bound.
-    pub fn connect(
-        store: Arc<dyn Rendezvous>,
-        rank: u32,
-        world: u32,
-        address: &str,
-        timeout: Duration,
-    ) -> Result<Self, TorchError> {
-        let address = CString::new(address).map_err(|_| TorchError(format!("{address:?} is not an address")))?;
-        let this = Box::into_raw(Box::new(store)).cast::<c_void>();
-        let face = ffi::StoreFace {
-            this,
-            set: store_set,
-            get: store_get,
-            add: store_add,
-            append: store_append,
-            remove: store_remove,
-            compare_set: store_compare_set,
-            drop: drop_store,
-        };
-        // SAFETY: the face owns its box and gives it up in `drop_store`; the address lives for the call.
+    pub fn connect(store: Arc<dyn Rendezvous>, member: &Member, attempt: &Attempt) -> Result<Self, TorchError> {
+        let deadline = Instant::now() + member.connect;
+        let (device, listener) = Device::listen(&member.address)?;
+        let meeting = Meeting::new(store, attempt.clone(), deadline);
+        let peers = meet(&meeting, member, listener).map_err(TorchError)?;
+        let sockets = Arc::new(Sockets::new(listener, peers));
+        attempt.connects(&sockets)?;
+        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        let (rank, world) = (member.rank as c_int, member.world as c_int);
+        let milliseconds = |d: Duration| i64::try_from(d.as_millis()).unwrap_or(i64::MAX);
+        // SAFETY: the face owns its store and gives it up in C++'s destructor; the device lives for the call, and C++ keeps a
+        // handle of its own.
         let raw = unsafe {
-            ffi::began_gloo_new(face, rank as c_int, world as c_int, address.as_ptr(), timeout.as_millis() as i64)
+            let (connect, operation) = (milliseconds(left), milliseconds(member.operation));
+            ffi::began_gloo_new(meeting.face(), rank, world, device.raw(), connect, operation)
         };
-        if raw.is_null() { Err(TorchError::last()) } else { Ok(Self { raw }) }
+        if raw.is_null() { Err(TorchError::last()) } else { Ok(Self { raw, sockets }) }
     }
 
     /// Sums a tensor over all members, in place, in an order that depends on their number.
@@ -257,8 +132,23 @@ impl Group {
     }
 }
 
+/// Tells the others where this member listens; where they do. Whoever does not come is missed here, not inside Gloo.
+fn meet(meeting: &Meeting, member: &Member, listener: SocketAddr) -> Result<Vec<SocketAddr>, String> {
+    let key = |rank: u32| format!("listener/{rank}");
+    meeting.inner()?.set(&key(member.rank), listener.to_string().as_bytes())?;
+    let keys: Vec<String> = (0..member.world).filter(|&rank| rank != member.rank).map(key).collect();
+    let found = meeting.get(&keys.iter().map(String::as_str).collect::<Vec<_>>(), member.connect)?;
+    let parse = |(key, value): (&String, Vec<u8>)| {
+        let text = String::from_utf8_lossy(&value).into_owned();
+        text.parse().map_err(|_| format!("{key} says {text:?}, which is no address"))
+    };
+    keys.iter().zip(found).map(parse).collect()
+}
+
 impl Drop for Group {
     fn drop(&mut self) {
+        // Gloo's destructor waits for operations under way; without their sockets they end at once.
+        self.sockets.shut_down();
         // SAFETY: made by `began_gloo_new`, freed once.
         unsafe { ffi::began_gloo_free(self.raw) }
     }
@@ -282,7 +172,7 @@ impl Operation {
     /// Waits for at most `slice`; whether it is done.
     ///
     /// # Errors
-    /// If a peer is gone or the group's time limit passed.
+    /// If a peer is gone or the time limit of operations passed.
     pub fn wait(&mut self, slice: Duration) -> Result<bool, TorchError> {
         // SAFETY: the operation is alive.
         match unsafe { ffi::began_operation_wait(self.raw, slice.as_millis() as i64) } {
