@@ -1,6 +1,7 @@
 //! A stand-in for the coordinator, to test the launcher: it serves Status, Watch and Control, takes made-up steps and
 //! trains nothing. What it does is said by FAKE_COORDINATOR: `finish:N` ends after N steps, `run` goes on until it is
-//! asked to stop, `mute` never says where it listens, `refuse` ends at once.
+//! asked to stop, `wait` takes no step meanwhile, `mute` never says where it listens, `refuse` ends at once. One that is started again goes on from the
+//! journal, or ends at once where FAKE_AGAIN is `refuse`.
 
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use began::{Step, StepRecord};
+use began_proto::v1::control_request::Action;
 use began_proto::v1::coordinator_server::{Coordinator, CoordinatorServer};
 use began_proto::v1::watch_event::Body;
 use began_proto::v1::{
@@ -52,19 +54,32 @@ impl Coordinator for Fake {
         Ok(Response::new(Box::pin(WatchStream::new(self.news.clone()).map(Ok))))
     }
 
-    async fn control(&self, _: Request<ControlRequest>) -> Result<Response<ControlResponse>, Status> {
-        self.stop.notify_one();
+    async fn control(&self, request: Request<ControlRequest>) -> Result<Response<ControlResponse>, Status> {
+        let request = request.into_inner();
+        match request.action() {
+            Action::Note => eprintln!("note: {}", request.reason),
+            _ => {
+                eprintln!("asked to stop: {}; grace {}", request.reason, request.grace_seconds);
+                self.stop.notify_one();
+            }
+        }
         Ok(Response::new(ControlResponse { step: 1 }))
     }
+}
+
+/// The argument behind a flag.
+fn argument(flag: &str) -> Result<String> {
+    let mut arguments = std::env::args().skip_while(|argument| argument != flag).skip(1);
+    arguments.next().with_context(|| flag.to_owned())
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
     let act = std::env::var("FAKE_COORDINATOR").context("FAKE_COORDINATOR")?;
-    let mut arguments = std::env::args().skip_while(|argument| argument != "--run").skip(1);
-    let path = PathBuf::from(arguments.next().context("--run")?);
+    let path = PathBuf::from(argument("--run")?);
     eprintln!("a stand-in for the coordinator: {act}");
-    if act == "refuse" {
+    let again = argument("--listen")? != "127.0.0.1:0";
+    if act == "refuse" || (again && std::env::var("FAKE_AGAIN").is_ok_and(|act| act == "refuse")) {
         eprintln!("error: the port is taken by somebody's cat");
         std::process::exit(1);
     }
@@ -75,7 +90,7 @@ async fn main() -> Result<()> {
 
     let run = RunDir::open(&path)?;
     let mut journal = Journal::create_or_open(&run)?;
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let listener = TcpListener::bind(argument("--listen")?).await?;
     let address = listener.local_addr()?.to_string();
     let (tell, news) = watch::channel(WatchEvent { body: None });
     let stop = Arc::new(Notify::new());
@@ -86,12 +101,12 @@ async fn main() -> Result<()> {
     println!("{{\"listening\":\"{address}\"}}");
 
     let all = run.config()?.run.steps;
-    let mut step = 0;
+    let mut step = journal.steps()?.len() as u64;
     let stopped = loop {
         if step == steps {
             break false;
         }
-        let pause = tokio::time::sleep(Duration::from_millis(50));
+        let pause = tokio::time::sleep(if act == "wait" { Duration::MAX } else { Duration::from_millis(50) });
         tokio::select! { () = pause => {}, () = stop.notified() => break true }
         let record = StepRecord { step: Step(step), real: 0.5, fake: 0.25, k: 0.0, rate: 1e-4, m_global: 0.5 };
         journal.write(&[Entry::Step(StepRow { record, generation: 1, seconds: 0.05, time: 0.0, drawn: 0 })])?;

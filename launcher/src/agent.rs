@@ -1,27 +1,32 @@
-//! The agent: starts the trainers of one node, keeps their logs, reports their ends, and ends after all of them.
+//! The agent: starts the trainers of one node, keeps their logs, starts another where one failed, and ends after all of
+//! them.
 //!
-//! It never ends one trainer because another failed: the coordinator halts the others, so that their state is written
-//! first. It must leave no trainer behind: not when it is asked to end, not when its parent dies, not when it is
-//! killed itself (each trainer is tied to it by the kernel).
+//! It never ends one trainer because another failed: the coordinator tells the others what to do. It must leave no trainer
+//! behind: not when it is asked to end, not when its parent dies, not when it is killed itself (each trainer is tied to it
+//! by the kernel).
 
 use std::io::Write;
-use std::os::fd::AsFd;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
-use serde::{Deserialize, Serialize};
-use tokio::io::AsyncReadExt;
-use tokio::net::unix::pipe;
-use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
-use crate::child::{self, Child, Exit, STOPPED_FOR_ANOTHER, Stdout};
+use crate::child::{Exit, STOPPED_FOR_ANOTHER};
 use crate::cli::AgentArgs;
-use crate::output::Log;
-use crate::{binaries, node_log};
+use crate::restarts::{self, Restarts};
+
+pub mod orders;
+pub mod place;
+pub mod report;
+mod trainer;
+
+use orders::Order;
+use place::Fate;
+pub use report::{End, Report};
+use trainer::{Heard, Trainer};
 
 /// How long trainers have to end after TERM when the agent's parent is gone.
 const ORPHAN_GRACE: Duration = Duration::from_secs(2);
@@ -29,67 +34,8 @@ const ORPHAN_GRACE: Duration = Duration::from_secs(2);
 /// How long a killed trainer may take to go; one in an uninterruptible wait (a dead file server) may never.
 const KILL_TIME: Duration = Duration::from_secs(5);
 
-/// What an agent tells its launcher: one JSON object a line on stdout.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "event", rename_all = "lowercase")]
-pub enum Report {
-    /// A trainer was started.
-    Started {
-        /// Its rank.
-        rank: u32,
-        /// Its index on the node.
-        local_rank: u32,
-        /// Its process.
-        pid: u32,
-    },
-    /// A trainer ended.
-    Exited {
-        /// Its rank.
-        rank: u32,
-        /// Its index on the node.
-        local_rank: u32,
-        /// Its process.
-        pid: u32,
-        /// How it ended.
-        #[serde(flatten)]
-        exit: Exit,
-        /// Whether the agent had asked it to.
-        asked: bool,
-        /// The last lines it wrote.
-        last_lines: Vec<String>,
-    },
-    /// A trainer wrote a line.
-    Output {
-        /// Its rank.
-        rank: u32,
-        /// The line.
-        line: String,
-    },
-    /// A trainer could not be started.
-    Failed {
-        /// Why.
-        reason: String,
-    },
-}
-
-fn report(report: &Report) {
-    if let Ok(line) = serde_json::to_string(report) {
-        // A launcher that is gone reads nothing more; that it is gone is seen on stdin.
-        let mut stdout = std::io::stdout().lock();
-        let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
-    }
-}
-
-struct Trainer {
-    rank: u32,
-    local_rank: u32,
-    child: Child,
-    log: Log,
-    /// Whether the agent has asked it to end.
-    asked: bool,
-}
-
-/// Runs an agent to its end; its exit code is 0 if all trainers' were, else the worst of them.
+/// Runs an agent to its end; its exit code is 0 if the last trainer of every place ended with it, else the worst of
+/// theirs.
 ///
 /// # Errors
 /// If it cannot watch for the end of its parent or of its trainers.
@@ -100,69 +46,160 @@ pub async fn run(args: AgentArgs) -> Result<u8> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut quit = signal(SignalKind::quit())?;
-    let mut orphaned = std::pin::pin!(end_of_stdin());
-    let mut parent_gone = false;
+    let mut orders = orders::listen();
+    let soon = args.grace.min(ORPHAN_GRACE);
+    let grace = args.grace;
 
-    let (ends, mut ended) = mpsc::unbounded_channel();
-    let mut trainers: Vec<Trainer> = Vec::new();
-    let mut ending = Ending::default();
-    let mut worst = 0;
-    for local_rank in 0..args.trainers {
-        match start(&args, local_rank, &ends) {
-            Ok(trainer) => trainers.push(trainer),
-            Err(error) => {
-                report(&Report::Failed { reason: format!("{error:#}") });
-                worst = 1;
-                ending.ask(&mut trainers, args.grace.min(ORPHAN_GRACE));
-                break;
-            }
-        }
-    }
-    let mut left = trainers.len();
-    while left > 0 {
+    let (ears, mut heard) = mpsc::unbounded_channel();
+    let mut node =
+        Node { args, ears, places: Vec::new(), wanted: true, deadline: None, killed: false, could_not: false };
+    node.fill(soon);
+    while !node.is_over() {
+        let due = node.due();
         tokio::select! {
-            Some((rank, exit)) = ended.recv() => {
-                left -= 1;
-                if let Some(trainer) = trainers.iter().find(|trainer| trainer.rank == rank) {
-                    report(&trainer.exited(exit));
-                    worst = worse(worst, exit);
-                }
-            }
-            () = &mut orphaned, if !parent_gone => {
-                parent_gone = true;
-                ending.ask(&mut trainers, args.grace.min(ORPHAN_GRACE));
-            }
-            _ = hangup.recv() => ending.ask(&mut trainers, args.grace.min(ORPHAN_GRACE)),
-            _ = terminate.recv() => ending.ask(&mut trainers, args.grace),
-            _ = interrupt.recv() => ending.ask(&mut trainers, args.grace),
-            _ = quit.recv() => ending.kill(&mut trainers),
-            () = sleep_until(ending.deadline.unwrap_or_else(Instant::now)), if ending.deadline.is_some() => {
-                if ending.killed {
-                    let stuck = trainers.iter().filter(|trainer| trainer.child.is_alive());
-                    let stuck: Vec<String> = stuck.map(|trainer| trainer.child.pid().to_string()).collect();
-                    let _ = writeln!(std::io::stderr(), "{} s after KILL these processes are still there: {}", KILL_TIME.as_secs(), stuck.join(", "));
+            Some(heard) = heard.recv() => node.hears(heard),
+            Some(order) = orders.recv() => match order {
+                Order::NoMoreRestarts => node.restart_nobody(),
+                Order::End => node.ask(soon),
+            },
+            _ = hangup.recv() => node.ask(soon),
+            _ = terminate.recv() => node.ask(grace),
+            _ = interrupt.recv() => node.ask(grace),
+            _ = quit.recv() => node.kill(),
+            () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => node.start_who_is_due(),
+            () = sleep_until(node.deadline.unwrap_or_else(Instant::now)), if node.deadline.is_some() => {
+                if node.killed {
+                    let stuck = node.stuck();
+                    let _ = writeln!(std::io::stderr(), "{} s after KILL these processes are still there: {stuck}", KILL_TIME.as_secs());
                     return Ok(1);
                 }
-                ending.kill(&mut trainers);
+                node.kill();
             }
         }
     }
-    Ok(worst)
+    report::send(&Report::Over);
+    Ok(node.code())
 }
 
-/// Where the agent stands in ending its trainers: asked (TERM), then killed.
-#[derive(Default)]
-struct Ending {
+/// The place of one trainer.
+struct Place {
+    local_rank: u32,
+    restarts: Restarts,
+    state: State,
+    /// How the last trainer in it ended.
+    last: Exit,
+}
+
+enum State {
+    Running(Trainer),
+    /// Another trainer is started then.
+    Due(Instant),
+    Empty,
+}
+
+/// All places of the node, and where the agent stands in ending their trainers: asked (TERM), then killed.
+struct Node {
+    args: AgentArgs,
+    ears: mpsc::UnboundedSender<Heard>,
+    places: Vec<Place>,
+    /// Whether trainers are still to be started.
+    wanted: bool,
     deadline: Option<Instant>,
     killed: bool,
+    /// A first trainer could not be started.
+    could_not: bool,
 }
 
-impl Ending {
-    fn ask(&mut self, trainers: &mut [Trainer], grace: Duration) {
+impl Node {
+    /// Starts the first trainer of every place. Where one cannot be, no restart would help: nothing is left running.
+    fn fill(&mut self, soon: Duration) {
+        for local_rank in 0..self.args.trainers {
+            match Trainer::start(&self.args, local_rank, &self.ears) {
+                Ok(trainer) => self.places.push(Place {
+                    local_rank,
+                    restarts: Restarts::new(restarts::TRAINER, self.args.restarts),
+                    state: State::Running(trainer),
+                    last: Exit { code: Some(0), signal: None },
+                }),
+                Err(error) => {
+                    report::send(&Report::Failed { reason: format!("{error:#}") });
+                    self.could_not = true;
+                    self.ask(soon);
+                    break;
+                }
+            }
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.places.iter().all(|place| matches!(place.state, State::Empty))
+    }
+
+    fn due(&self) -> Option<Instant> {
+        let due = self.places.iter().filter_map(|place| match place.state {
+            State::Due(when) => Some(when),
+            _ => None,
+        });
+        due.min()
+    }
+
+    fn hears(&mut self, heard: Heard) {
+        let wanted = self.wanted;
+        let (Heard::Committed { local_rank, .. } | Heard::Ended { local_rank, .. }) = heard;
+        let Some(place) = self.places.iter_mut().find(|place| place.local_rank == local_rank) else { return };
+        match heard {
+            Heard::Committed { step, .. } => {
+                place.restarts.progressed();
+                report::send(&Report::Committed { rank: self.args.first_rank + local_rank, step });
+            }
+            Heard::Ended { exit, .. } => {
+                if let State::Running(trainer) = std::mem::replace(&mut place.state, State::Empty) {
+                    place.ended(trainer.end(exit), trainer.asked, wanted);
+                }
+            }
+        }
+    }
+
+    fn start_who_is_due(&mut self) {
+        let now = Instant::now();
+        for place in &mut self.places {
+            if !matches!(place.state, State::Due(when) if when <= now) {
+                continue;
+            }
+            match Trainer::start(&self.args, place.local_rank, &self.ears) {
+                Ok(trainer) => place.state = State::Running(trainer),
+                Err(error) => {
+                    let exit = Exit { code: Some(1), signal: None };
+                    let (rank, local_rank) = (self.args.first_rank + place.local_rank, place.local_rank);
+                    let end = End { rank, local_rank, pid: 0, exit, last_lines: vec![format!("{error:#}")] };
+                    place.ended(end, false, self.wanted);
+                }
+            }
+        }
+    }
+
+    fn restart_nobody(&mut self) {
+        self.wanted = false;
+        for place in &mut self.places {
+            if matches!(place.state, State::Due(_)) {
+                place.state = State::Empty;
+            }
+        }
+    }
+
+    fn running(&mut self) -> impl Iterator<Item = &mut Trainer> {
+        self.places.iter_mut().filter_map(|place| match &mut place.state {
+            State::Running(trainer) => Some(trainer),
+            _ => None,
+        })
+    }
+
+    fn ask(&mut self, grace: Duration) {
+        self.restart_nobody();
         if self.killed {
             return;
         }
-        for trainer in trainers {
+        for trainer in self.running() {
             trainer.asked = true;
             trainer.child.signal(Signal::SIGTERM);
         }
@@ -171,66 +208,48 @@ impl Ending {
         self.deadline = Some(self.deadline.map_or(deadline, |before| before.min(deadline)));
     }
 
-    fn kill(&mut self, trainers: &mut [Trainer]) {
-        for trainer in trainers {
+    fn kill(&mut self) {
+        self.restart_nobody();
+        for trainer in self.running() {
             trainer.asked = true;
             trainer.child.signal(Signal::SIGKILL);
         }
         self.killed = true;
         self.deadline = Some(Instant::now() + KILL_TIME);
     }
-}
 
-impl Trainer {
-    fn exited(&self, exit: Exit) -> Report {
-        Report::Exited {
-            rank: self.rank,
-            local_rank: self.local_rank,
-            pid: self.child.pid(),
-            exit,
-            asked: self.asked,
-            last_lines: self.log.last_lines(),
-        }
+    fn stuck(&mut self) -> String {
+        let alive = self.running().filter(|trainer| trainer.child.is_alive());
+        alive.map(|trainer| trainer.child.pid().to_string()).collect::<Vec<_>>().join(", ")
+    }
+
+    fn code(&self) -> u8 {
+        let worst = self.places.iter().fold(0, |worst, place| worse(worst, place.last));
+        if worst == 0 && self.could_not { 1 } else { worst }
     }
 }
 
-fn start(args: &AgentArgs, local_rank: u32, ends: &mpsc::UnboundedSender<(u32, Exit)>) -> Result<Trainer> {
-    let rank = args.first_rank + local_rank;
-    let program = binaries::trainer()?;
-    let mut command: Command = child::tied(&program)?;
-    command
-        .args(["run", "--coordinator", &args.coordinator, "--run"])
-        .arg(&args.run)
-        .args(["--node", &args.node.to_string(), "--local-rank", &local_rank.to_string()])
-        .args(["--device", &args.device, "--supervised"])
-        // Read when libtorch is loaded. The bits of a step depend on both, so nothing in the environment may change them:
-        // one CPU thread, and cuBLAS with the fixed workspace that its deterministic kernels need.
-        .env("OMP_NUM_THREADS", "1")
-        .env("MKL_NUM_THREADS", "1")
-        .env("CUBLAS_WORKSPACE_CONFIG", ":4096:8");
-    let sink = args.forward_logs.then(|| {
-        Box::new(move |line: &str| report(&Report::Output { rank, line: line.into() })) as Box<dyn Fn(&str) + Send>
-    });
-    let log = Log::append_to(&node_log(&args.run, args.node, Some(rank)), sink);
-    let (child, mut waiter, _) = child::start(command, &log, Stdout::Logged)
-        .with_context(|| format!("cannot start trainer {rank} ({})", program.display()))?;
-    report(&Report::Started { rank, local_rank, pid: child.pid() });
-    let ends = ends.clone();
-    tokio::spawn(async move {
-        let exit = waiter.wait().await;
-        let _ = ends.send((rank, exit));
-    });
-    Ok(Trainer { rank, local_rank, child, log, asked: false })
-}
-
-/// Ends when the parent closes the agent's stdin or dies. Without a pipe there (an agent started by hand) it never does.
-async fn end_of_stdin() {
-    let stdin = std::io::stdin().as_fd().try_clone_to_owned();
-    let Ok(mut stdin) = stdin.and_then(pipe::Receiver::from_owned_fd) else {
-        return std::future::pending().await;
-    };
-    let mut ignored = [0; 64];
-    while let Ok(1..) = stdin.read(&mut ignored).await {}
+impl Place {
+    /// Decides what becomes of it, and reports that.
+    fn ended(&mut self, end: End, asked: bool, wanted: bool) {
+        self.last = end.exit;
+        match place::after(&mut self.restarts, end.exit, wanted) {
+            Fate::Again(again) => {
+                self.state = State::Due(Instant::now() + again.pause);
+                let in_seconds = again.pause.as_secs_f64();
+                let (attempt, allowed) = (again.attempt, again.allowed);
+                report::send(&Report::Restarting { end, in_seconds, attempt, allowed });
+            }
+            Fate::SetAside(reason) => {
+                self.state = State::Empty;
+                report::send(&Report::SetAside { end, reason });
+            }
+            Fate::Empty => {
+                self.state = State::Empty;
+                report::send(&Report::Exited { end, asked });
+            }
+        }
+    }
 }
 
 /// The worse of an exit code and an end: own failures count more than being stopped for another's.
@@ -243,39 +262,9 @@ fn worse(code: u8, exit: Exit) -> u8 {
     }
 }
 
-/// Becomes `program`, which the kernel kills when the process `parent` ends.
-///
-/// # Errors
-/// If the parent is gone already, or the program cannot be started; otherwise it does not return.
-pub fn become_tied(parent: i32, program: &[std::ffi::OsString]) -> Result<std::convert::Infallible> {
-    use std::os::unix::process::CommandExt;
-    let (name, arguments) = program.split_first().context("no program was named")?;
-    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).context("cannot be tied to the parent")?;
-    // Had it died before the line above, no signal would come.
-    if nix::unistd::getppid().as_raw() != parent {
-        anyhow::bail!("process {parent}, which {} belongs to, is gone", name.display());
-    }
-    let error = std::process::Command::new(name).args(arguments).exec();
-    Err(error).with_context(|| format!("cannot start {}", name.display()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_report_is_one_flat_object() -> serde_json::Result<()> {
-        let exit = Exit { code: None, signal: Some(9) };
-        let report =
-            Report::Exited { rank: 5, local_rank: 1, pid: 77, exit, asked: false, last_lines: vec!["a".into()] };
-        let text = serde_json::to_string(&report)?;
-        assert!(
-            text.starts_with(r#"{"event":"exited","rank":5,"local_rank":1,"pid":77,"code":null,"signal":9"#),
-            "{text}"
-        );
-        assert_eq!(serde_json::from_str::<Report>(&text)?, report);
-        Ok(())
-    }
 
     #[test]
     fn the_worst_end_counts() {

@@ -6,7 +6,6 @@
 use std::fmt;
 use std::io;
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,6 +23,10 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// The code of a trainer that was stopped for a failure elsewhere: a victim, never the cause.
 pub const STOPPED_FOR_ANOTHER: i32 = 3;
+/// The code of a trainer without which the run goes on: another is to be started in its place.
+pub const EXPELLED: i32 = 4;
+/// The code of a trainer without which the run goes on for good: nobody may be started in its place.
+pub const SET_ASIDE: i32 = 5;
 
 /// How a process ended: either number is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -117,16 +120,6 @@ pub fn start(mut command: Command, log: &Log, stdout: Stdout) -> io::Result<(Chi
     Ok((Child { pid, stdin, ended: Arc::clone(&ended) }, Waiter { child, ended, readers }, ours))
 }
 
-/// A command that becomes `program`, tied to us: the kernel kills it if we end, whatever it does itself.
-///
-/// # Errors
-/// If our own program cannot be named.
-pub fn tied(program: &Path) -> anyhow::Result<Command> {
-    let mut command = Command::new(crate::binaries::own()?);
-    command.arg("tied").arg(std::process::id().to_string()).arg(program);
-    Ok(command)
-}
-
 impl Child {
     /// Its process id.
     #[must_use]
@@ -144,6 +137,14 @@ impl Child {
     pub fn signal(&self, signal: Signal) {
         if self.is_alive() {
             let _ = killpg(self.pid, signal);
+        }
+    }
+
+    /// Sends it a line on its stdin. One that does not read it, or has ended, is none the wiser.
+    pub fn tell(&self, line: &str) {
+        if let Some(stdin) = &self.stdin {
+            // The pipe does not block, and a few bytes always find room in one that is read.
+            let _ = nix::unistd::write(stdin, format!("{line}\n").as_bytes());
         }
     }
 

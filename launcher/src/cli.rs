@@ -9,6 +9,12 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+mod durations;
+mod faults;
+
+use durations::seconds;
+pub use faults::{ChaosArgs, Fault};
+
 /// The launcher's command line.
 #[derive(Debug, Parser)]
 #[command(
@@ -18,7 +24,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
     long_about = "Starts a distributed training of BEGAN, watches over it, and answers for what became of it.\n\n\
                   `train` need not be said: launcher --nodes 1 --gpus 2 --data faces --run runs/first\n\n\
                   Exit codes: 0 the run ended as it should (also after SIGTERM, with a checkpoint written); 1 it failed; \
-                  2 the command line or the configuration is wrong, or two runs cannot be compared; \
+                  2 the command line or the configuration is wrong, or two runs cannot be compared or computed again; \
                   130 it was stopped by Ctrl-C; 143 it was killed by a second SIGTERM.",
     arg_required_else_help = true
 )]
@@ -47,6 +53,21 @@ pub enum Command {
         /// The other's
         other: PathBuf,
     },
+    /// Compute a run again into a new folder, and compare the two step by step
+    Reproduce(ReproduceArgs),
+    /// Which samples a run drew: whether every one came exactly once an epoch, through everything that happened to it
+    Ledger {
+        /// The run's folder
+        run: PathBuf,
+        /// Where the run's data lies now, if elsewhere than run.toml says
+        #[arg(long, value_name = "DIR")]
+        data: Option<PathBuf>,
+        /// One JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make things go wrong in a running run on this machine, to see it heal
+    Chaos(ChaosArgs),
     /// Where a run stands
     Status {
         /// The run's folder, or the address of its coordinator
@@ -112,7 +133,7 @@ pub struct TrainArgs {
     pub hosts: Option<PathBuf>,
     /// What is shown meanwhile.
     #[command(flatten)]
-    pub show: ShowArgs,
+    pub show: LaunchArgs,
 }
 
 /// Flags of `resume`.
@@ -140,12 +161,40 @@ pub struct ResumeArgs {
     pub on: Place,
     /// What is shown meanwhile.
     #[command(flatten)]
-    pub show: ShowArgs,
+    pub show: LaunchArgs,
 }
 
-/// What a launch shows while it lasts, and how long it waits at the end.
+/// Flags of `reproduce`.
 #[derive(Args, Clone, Debug)]
-pub struct ShowArgs {
+pub struct ReproduceArgs {
+    /// The folder of the run to compute again
+    pub run: PathBuf,
+    /// The folder of the new run
+    #[arg(long, env = "BEGAN_OUT", value_name = "RUN2")]
+    pub out: PathBuf,
+    /// Nodes; as at the run's last launch if not given
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=65536), env = "BEGAN_NODES")]
+    pub nodes: Option<u32>,
+    /// Trainers on each node; as at the run's last launch if not given
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024), env = "BEGAN_GPUS")]
+    pub gpus: Option<u32>,
+    /// What the trainers compute on
+    #[arg(long, value_enum, default_value_t = DeviceChoice::Auto, env = "BEGAN_DEVICE")]
+    pub device: DeviceChoice,
+    /// Where the run's data lies now, if elsewhere than run.toml says
+    #[arg(long, env = "BEGAN_DATA", value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// How the nodes are reached
+    #[arg(long, value_enum, default_value_t = Place::Auto, env = "BEGAN_ON")]
+    pub on: Place,
+    /// What is shown meanwhile.
+    #[command(flatten)]
+    pub show: LaunchArgs,
+}
+
+/// What a launch shows while it lasts, how often it starts again what failed, and how long it waits at the end.
+#[derive(Args, Clone, Debug)]
+pub struct LaunchArgs {
     /// Progress and events for people, or one JSON object a line
     #[arg(long, value_enum, default_value_t = LogFormat::Text, env = "BEGAN_LOG_FORMAT")]
     pub log_format: LogFormat,
@@ -158,6 +207,10 @@ pub struct ShowArgs {
     /// Seconds a stopping run has to finish its step and write a checkpoint
     #[arg(long, default_value = "30", value_parser = seconds, allow_negative_numbers = true, env = "BEGAN_GRACE", value_name = "SECONDS")]
     pub grace: Duration,
+    /// How often in a row a trainer, an agent or the coordinator is started again without a step committed in between;
+    /// 0 is never
+    #[arg(long, default_value_t = 8, env = "BEGAN_RESTARTS", value_name = "N")]
+    pub restarts: u32,
 }
 
 /// Flags of `agent`.
@@ -184,6 +237,9 @@ pub struct AgentArgs {
     /// Seconds between asking trainers to end and killing them
     #[arg(long, default_value = "30", value_parser = seconds)]
     pub grace: Duration,
+    /// How often in a row a trainer is started again without a step committed in between
+    #[arg(long, default_value_t = 8, value_name = "N")]
+    pub restarts: u32,
     /// Report every line the trainers write
     #[arg(long)]
     pub forward_logs: bool,
@@ -233,15 +289,6 @@ pub fn with_default_command(arguments: impl IntoIterator<Item = OsString>) -> Ve
     arguments
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
-    let number: f64 = text.parse().map_err(|_| format!("{text:?} is not a number of seconds"))?;
-    if (0.0..=1e6).contains(&number) {
-        Ok(Duration::from_secs_f64(number))
-    } else {
-        Err(format!("{text} is not between 0 and 1000000 seconds"))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -263,6 +310,16 @@ mod tests {
     }
 
     #[test]
+    fn several_faults_can_be_drawn_from() -> Result<(), clap::Error> {
+        let Command::Chaos(chaos) = parse("launcher chaos r --every 500ms --faults kill,stop,two")?.command else {
+            panic!("not chaos")
+        };
+        assert_eq!(chaos.faults, [Fault::Kill, Fault::Stop, Fault::Two]);
+        assert_eq!((chaos.every, chaos.stop_for), (Duration::from_millis(500), Duration::from_secs(8)));
+        Ok(())
+    }
+
+    #[test]
     fn several_keys_can_be_set() -> Result<(), clap::Error> {
         let line = "launcher --data d --run r --set run.steps=3 --set run.seed=2;run.batch=4";
         let Command::Train(train) = parse(line)?.command else { panic!("not train") };
@@ -280,6 +337,12 @@ mod tests {
             ("launcher trian --run r", "trian"),
             ("launcher --run r --grace -1", "--grace"),
             ("launcher --run r --grace nan", "nan"),
+            ("launcher --run r --restarts many", "--restarts"),
+            ("launcher chaos r", "--faults"),
+            ("launcher chaos r --faults kill,flood", "flood"),
+            ("launcher chaos r --faults kill --every 20", "20s"),
+            ("launcher chaos r --faults kill --for 5m --count 3", "--count"),
+            ("launcher reproduce r", "--out"),
         ] {
             let error = parse(line).map(|_| ()).expect_err(line).to_string();
             assert!(error.contains(words), "{line}: {error}");
@@ -289,10 +352,10 @@ mod tests {
     #[test]
     fn the_short_help_lists_only_what_people_use() {
         let help = parse("launcher -h").map(|_| ()).expect_err("help").to_string();
-        for listed in ["train", "resume", "digest", "verify", "status", "stop"] {
+        for listed in ["train", "resume", "digest", "verify", "reproduce", "ledger", "chaos", "status", "stop"] {
             assert!(help.contains(&format!("  {listed}")), "{help}");
         }
-        for hidden in ["  agent", "  tied", "  kubernetes", "  reproduce"] {
+        for hidden in ["  agent", "  tied", "  kubernetes"] {
             assert!(!help.contains(hidden), "{help}");
         }
     }

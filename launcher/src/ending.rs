@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::launch::Plan;
 use crate::node_log;
 use crate::show::Show;
-use crate::supervision::{Asked, Cause, Outcome, Process};
+use crate::supervision::{Asked, Cause, Outcome, Process, end_of};
 
 /// What a run has on disk at the end of a launch.
 #[derive(Debug, Default)]
@@ -132,17 +132,7 @@ fn reason_of(outcome: &Outcome) -> Option<String> {
 }
 
 fn sentence(cause: &Cause) -> String {
-    let who = cause.process.as_ref().map(|(process, pid, exit)| {
-        let name = match process {
-            Process::Coordinator => format!("the coordinator (process {pid})"),
-            Process::Agent(node) => format!("the agent of node {node} (process {pid})"),
-            Process::Trainer { node, rank } => {
-                format!("trainer {rank} (node {node}, process {pid})")
-            }
-        };
-        let was = if exit.signal.is_some() { "was " } else { "" };
-        format!("{name} {was}{exit}")
-    });
+    let who = cause.process.map(|(process, pid, exit)| end_of(process, pid, exit));
     match (who, &cause.reason) {
         (Some(who), _) => who,
         (None, Some(reason)) => reason.clone(),

@@ -62,7 +62,7 @@ pub async fn stop(path: &Path, wait: Duration) -> Result<u8> {
     let Some((announcement, _)) = alive(&run).await? else {
         bail!("{name} is not running: no coordinator of it answers")
     };
-    let step = watch::ask_to_stop(&announcement.address, "launcher stop")
+    let step = watch::ask_to_stop(&announcement.address, "launcher stop", None)
         .await
         .with_context(|| format!("{name} cannot be stopped (its coordinator is process {})", announcement.pid))?;
     let mut stdout = std::io::stdout();

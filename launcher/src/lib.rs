@@ -7,15 +7,18 @@
 //! | [`devices`], [`binaries`] | what there is to compute on, and to start |
 //! | [`train`] | `train` and `resume`, up to the launch |
 //! | [`launch`] | the processes of one launch, from start to end |
-//! | [`supervision`] | what to do when something happens to them; pure |
-//! | [`agent`], [`child`], [`output`] | the trainers of one node, one process, what it writes |
+//! | [`supervision`], [`restarts`] | what to do when something happens to them, how often they are started again; pure |
+//! | [`agent`], [`child`], [`tied`], [`output`] | the trainers of one node, one process, what ties it, what it writes |
 //! | [`watch`], [`show`], [`ending`] | the coordinator's words, what people see of them, and the last of it |
-//! | [`verify`], [`inspect`] | whether two runs are one; where a run stands |
+//! | [`verify`], [`reproduce`] | whether two runs are one; the second one computed for that |
+//! | [`inspect`], [`ledger`] | where a run stands; which samples it drew |
+//! | [`chaos`] | making things go wrong in a running run |
 //!
 //! It knows the algorithm's vocabulary, the wire and the files of a run, and never torch.
 
 pub mod agent;
 pub mod binaries;
+pub mod chaos;
 pub mod child;
 pub mod cli;
 pub mod configure;
@@ -23,9 +26,13 @@ pub mod devices;
 pub mod ending;
 pub mod inspect;
 pub mod launch;
+pub mod ledger;
 pub mod output;
+pub mod reproduce;
+pub mod restarts;
 pub mod show;
 pub mod supervision;
+pub mod tied;
 pub mod train;
 pub mod verify;
 pub mod watch;

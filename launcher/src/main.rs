@@ -6,13 +6,14 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Parser;
 use launcher::cli::{Cli, Command, with_default_command};
-use launcher::{agent, inspect, train, verify};
+use launcher::{agent, chaos, inspect, ledger, reproduce, tied, train, verify};
 
 fn main() -> ExitCode {
     let cli = Cli::parse_from(with_default_command(std::env::args_os()));
     let quick = match cli.command {
-        Command::Tied { parent, program } => agent::become_tied(parent, &program).map(|never| match never {}),
+        Command::Tied { parent, program } => tied::become_tied(parent, &program).map(|never| match never {}),
         Command::Digest { run } => inspect::digest(&run),
+        Command::Ledger { run, data, json } => ledger::ledger(&run, data.as_deref(), json),
         Command::Verify { run, other } => {
             let verdict = verify::verify(&run, &other);
             let written = match verdict.exit_code() {
@@ -39,10 +40,12 @@ fn on_this_thread(command: Command) -> Result<u8> {
         match command {
             Command::Train(args) => train::train(&args).await,
             Command::Resume(args) => train::resume(&args).await,
+            Command::Reproduce(args) => reproduce::reproduce(&args).await,
+            Command::Chaos(args) => chaos::chaos(&args).await,
             Command::Status { run, json } => inspect::status(&run, json).await,
             Command::Stop { run, wait } => inspect::stop(&run, wait).await,
             Command::Agent(args) => agent::run(args).await,
-            Command::Tied { .. } | Command::Digest { .. } | Command::Verify { .. } => Ok(0),
+            Command::Tied { .. } | Command::Digest { .. } | Command::Verify { .. } | Command::Ledger { .. } => Ok(0),
         }
     });
     runtime.shutdown_background();

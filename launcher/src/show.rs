@@ -10,7 +10,7 @@ use began_proto::v1::{Event, Progress};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
-use crate::cli::{LogFormat, ShowArgs};
+use crate::cli::{LaunchArgs, LogFormat};
 
 /// Between two lines of progress where there is no terminal to redraw.
 const PLAIN_PAUSE: Duration = Duration::from_secs(5);
@@ -39,7 +39,7 @@ enum Form {
 impl Show {
     /// As the flags say; a progress line is redrawn only on a terminal.
     #[must_use]
-    pub fn new(args: &ShowArgs) -> Self {
+    pub fn new(args: &LaunchArgs) -> Self {
         let form = match args.log_format {
             _ if args.quiet => Form::Quiet,
             LogFormat::Json => Form::Json,

@@ -2,7 +2,7 @@
 //!
 //! Nothing here waits without a bound for an answer; the watch itself lasts as long as the run.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use began_proto::MAX_MESSAGE;
@@ -16,6 +16,9 @@ use tonic::transport::{Channel, Endpoint};
 
 /// How long the coordinator may take for one answer.
 const ANSWER: Duration = Duration::from_secs(5);
+
+/// How long, of the time that a stopping run has, is left for what comes after its last step.
+const WRITING: Duration = Duration::from_secs(2);
 
 /// A connection to the coordinator at `host:port`.
 ///
@@ -49,13 +52,46 @@ pub async fn status(address: &str) -> Result<StatusResponse> {
     Ok(answer.map_err(|status| anyhow!("the coordinator at {address} said: {}", status.message()))?.into_inner())
 }
 
-/// Asks the coordinator to finish the step, write a checkpoint and end; returns the step after which it will.
+/// Asks the coordinator to finish the step, write a checkpoint and end; returns the step after which it will. `grace`: after
+/// how long whoever asks ends everything, if it will.
 ///
 /// # Errors
 /// If it does not answer, or refuses.
-pub async fn ask_to_stop(address: &str, reason: &str) -> Result<u64> {
+pub async fn ask_to_stop(address: &str, reason: &str, grace: Option<Duration>) -> Result<u64> {
+    control(address, Action::Stop, reason, grace).await
+}
+
+/// As [`ask_to_stop`], with everything ended after `grace`; a coordinator that does not answer, because it is being started
+/// again, is asked until half of that time is over.
+///
+/// # Errors
+/// If it does not answer until then, or refuses.
+pub async fn stop_within(address: &str, reason: &str, grace: Duration) -> Result<u64> {
+    let start = Instant::now();
+    loop {
+        // What it takes to write the checkpoint and to end comes after the step, within the same time.
+        let left = grace.saturating_sub(start.elapsed());
+        let for_step = left.saturating_sub(WRITING).max(left / 2).max(Duration::from_millis(100));
+        match connect(address).await {
+            Err(_) if start.elapsed() < grace / 2 => sleep(Duration::from_millis(200)).await,
+            Err(error) => return Err(error),
+            Ok(_) => return ask_to_stop(address, reason, Some(for_step)).await,
+        }
+    }
+}
+
+/// Writes a sentence into the run's journal, as an event of the kind "chaos".
+///
+/// # Errors
+/// If the coordinator does not answer.
+pub async fn note(address: &str, text: &str) -> Result<()> {
+    control(address, Action::Note, text, None).await.map(drop)
+}
+
+async fn control(address: &str, action: Action, reason: &str, grace: Option<Duration>) -> Result<u64> {
     let mut client = connect(address).await?;
-    let request = ControlRequest { action: Action::Stop.into(), reason: reason.into() };
+    let grace_seconds = grace.map_or(0.0, |grace| grace.as_secs_f64());
+    let request = ControlRequest { action: action.into(), reason: reason.into(), grace_seconds };
     let answer = timeout(ANSWER, client.control(request)).await;
     let answer =
         answer.map_err(|_| anyhow!("the coordinator at {address} did not answer within {} s", ANSWER.as_secs()))?;

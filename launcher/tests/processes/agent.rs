@@ -1,5 +1,6 @@
 //! The agent with made-up trainers: what it reports, and that it never leaves one behind.
 
+use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
@@ -51,11 +52,12 @@ fn acting(pids: &[u32]) -> Result<()> {
 fn a_failed_trainer_is_reported_with_its_last_lines_and_the_others_live_on() -> Result<()> {
     let run = tempfile::tempdir()?;
     let mut command = agent(run.path(), 2, "5")?;
-    command.env("FAKE_RANK_0", "exit:7").env("FAKE_RANK_1", "obedient");
+    command.args(["--restarts", "0"]).env("FAKE_RANK_0", "exit:7").env("FAKE_RANK_1", "obedient");
     let mut agent = Program::start(command)?;
     let pids = started(&mut agent, 2)?;
-    let report: Value = serde_json::from_str(&agent.line_with("\"exited\"")?)?;
-    assert_eq!((&report["rank"], &report["code"], &report["asked"]), (&4.into(), &7.into(), &false.into()));
+    let report: Value = serde_json::from_str(&agent.line_with("\"set_aside\"")?)?;
+    assert_eq!((&report["rank"], &report["code"]), (&4.into(), &7.into()));
+    assert!(report["reason"].as_str().is_some_and(|reason| reason.contains("--restarts is 0")), "{report}");
     let last: Vec<&str> = report["last_lines"].as_array().context("lines")?.iter().filter_map(Value::as_str).collect();
     assert_eq!(last.len(), 15);
     assert!(last.contains(&"error: the device of trainer 0 is on fire"), "{last:?}");
@@ -68,6 +70,77 @@ fn a_failed_trainer_is_reported_with_its_last_lines_and_the_others_live_on() -> 
     assert_eq!((&report["rank"], &report["asked"]), (&5.into(), &true.into()));
     assert_eq!(agent.wait()?.code(), Some(7));
     all_gone(&pids)
+}
+
+#[test]
+fn a_killed_trainer_is_started_again_at_once_and_ends_with_the_agent() -> Result<()> {
+    let run = tempfile::tempdir()?;
+    let mut command = agent(run.path(), 2, "5")?;
+    command.env("FAKE_TRAINER", "obedient");
+    let mut agent = Program::start(command)?;
+    let mut pids = started(&mut agent, 2)?;
+    acting(&pids)?;
+    let start = Instant::now();
+    kill(Pid::from_raw(pids[1].try_into()?), Signal::SIGKILL)?;
+    let report: Value = serde_json::from_str(&agent.line_with("\"restarting\"")?)?;
+    assert_eq!((&report["rank"], &report["signal"], &report["attempt"]), (&5.into(), &9.into(), &1.into()));
+    pids.extend(started(&mut agent, 1)?);
+    assert!(start.elapsed().as_secs_f64() < 2.0, "{:?}", start.elapsed());
+    assert!(crate::programs::is_alive(pids[2]) && !crate::programs::is_alive(pids[1]));
+    agent.signal(Signal::SIGTERM)?;
+    agent.line_with("\"over\"")?;
+    agent.wait()?;
+    all_gone(&pids)
+}
+
+#[test]
+fn a_place_that_never_commits_a_step_is_set_aside_and_one_that_does_is_not() -> Result<()> {
+    let run = tempfile::tempdir()?;
+    let mut command = agent(run.path(), 2, "5")?;
+    command.args(["--restarts", "1"]).env("FAKE_RANK_0", "exit:7").env("FAKE_RANK_1", "step:7");
+    let mut agent = Program::start(command)?;
+    let report: Value = serde_json::from_str(&agent.line_with("\"set_aside\"")?)?;
+    assert_eq!((&report["rank"], &report["code"]), (&4.into(), &7.into()));
+    for _ in 0..3 {
+        let report: Value = serde_json::from_str(&agent.line_with("\"committed\"")?)?;
+        assert_eq!((&report["rank"], &report["step"]), (&5.into(), &7.into()));
+        let report: Value = serde_json::from_str(&agent.line_with("\"restarting\"")?)?;
+        assert_eq!((&report["rank"], &report["attempt"]), (&5.into(), &1.into()));
+    }
+    // What it says of its progress is for the agent, not for people.
+    let log = std::fs::read_to_string(run.path().join("logs/node-1-rank-5.log"))?;
+    assert!(log.contains("on fire") && !log.contains("committed"), "{log}");
+    Ok(())
+}
+
+#[test]
+fn a_trainer_that_the_run_set_aside_or_that_ended_with_it_is_not_started_again() -> Result<()> {
+    let run = tempfile::tempdir()?;
+    let mut command = agent(run.path(), 3, "5")?;
+    command.env("FAKE_RANK_0", "exit:5").env("FAKE_RANK_1", "exit:0").env("FAKE_RANK_2", "exit:3");
+    let (code, out, _) = Program::start(command)?.end()?;
+    assert_eq!(code, 5, "{out}");
+    assert_eq!((out.matches("\"started\"").count(), out.matches("\"exited\"").count()), (3, 2), "{out}");
+    assert!(out.contains("the run set it aside") && out.ends_with("{\"event\":\"over\"}\n"), "{out}");
+    Ok(())
+}
+
+#[test]
+fn an_agent_told_so_starts_no_trainer_any_more() -> Result<()> {
+    let run = tempfile::tempdir()?;
+    let mut command = agent(run.path(), 1, "5")?;
+    command.env("FAKE_TRAINER", "obedient");
+    let mut agent = Program::start(command)?;
+    let pids = started(&mut agent, 1)?;
+    acting(&pids)?;
+    writeln!(agent.stdin.as_mut().context("stdin")?, "no more restarts")?;
+    // The order goes another way than the end of the trainer.
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    kill(Pid::from_raw(pids[0].try_into()?), Signal::SIGKILL)?;
+    let report: Value = serde_json::from_str(&agent.line_with("\"exited\"")?)?;
+    assert_eq!((&report["signal"], &report["asked"]), (&9.into(), &false.into()));
+    assert_eq!(agent.wait()?.code(), Some(1));
+    Ok(())
 }
 
 #[test]

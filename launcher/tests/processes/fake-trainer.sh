@@ -1,6 +1,7 @@
 #!/bin/sh
 # A stand-in for the trainer, to test what starts and ends it. What it does is said by FAKE_RANK_<local rank>, else by
-# FAKE_TRAINER: exit:CODE, obedient, stubborn (ignores TERM and stdin), with-the-run (ends when RUN/ended appears).
+# FAKE_TRAINER: exit:CODE, step:CODE (exits after it said that it committed a step), once:CODE (exits the first time, then goes
+# on with the run), obedient, stubborn (ignores TERM and stdin), with-the-run (ends when RUN/ended appears).
 local_rank=0
 run=.
 for word in "$@"; do
@@ -11,6 +12,16 @@ for word in "$@"; do
     before=$word
 done
 eval "act=\${FAKE_RANK_$local_rank:-\$FAKE_TRAINER}"
+case "$act" in
+once:*)
+    if [ -e "$run/logs/came-$local_rank" ]; then act=with-the-run; else act=exit:${act#once:}; fi
+    : >"$run/logs/came-$local_rank"
+    ;;
+step:*)
+    echo '{"committed":7}'
+    act=exit:${act#step:}
+    ;;
+esac
 case "$act" in
 exit:*)
     for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18; do echo "line $i of trainer $local_rank"; done

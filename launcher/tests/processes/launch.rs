@@ -72,31 +72,68 @@ fn progress_is_json_for_programs() -> Result<()> {
 }
 
 #[test]
-fn a_failed_trainer_is_named_with_its_end_its_last_lines_and_its_log() -> Result<()> {
+fn a_trainer_that_fails_once_is_replaced_and_the_run_ends_well() -> Result<()> {
     let desk = Desk::new()?;
-    let mut command = desk.train("run", "with-the-run", &["--nodes", "1", "--gpus", "2"]);
-    command.env("FAKE_RANK_1", "exit:7").env("FAKE_FAILED", "1");
-    let start = Instant::now();
+    let mut command = desk.train("finish:30", "with-the-run", &["--gpus", "2", "--set", "run.steps=30"]);
+    command.env("FAKE_RANK_1", "once:7");
     let (code, out, err) = Program::start(command)?.end()?;
-    assert_eq!(code, 7, "{out}{err}");
-    for words in [
-        "the run failed: trainer 1 (node 0, process ",
-        ") ended with exit code 7",
-        "    error: the device of trainer 1 is on fire",
-        "the coordinator said: stopped as asked",
-        "run/logs/node-0-rank-1.log",
-    ] {
-        assert!(err.contains(words), "{words}: {err}");
-    }
-    assert!(out.contains("launcher resume"), "{out}");
-    assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
+    assert_eq!(code, 0, "{out}{err}");
+    assert!(out.contains("finished at step 30 of 30"), "{out}");
+    assert!(err.contains(") ended with exit code 7; starting another at once (restart 1 of 8)"), "{err}");
     Ok(())
 }
 
 #[test]
-fn a_killed_coordinator_is_named_and_takes_everything_with_it() -> Result<()> {
+fn a_run_whose_trainers_are_all_set_aside_fails_and_names_the_first_with_its_last_lines() -> Result<()> {
     let desk = Desk::new()?;
-    let launcher = Program::start(desk.train("run", "obedient", &["--nodes", "2"]))?;
+    let mut command = desk.train("wait", "exit:7", &["--gpus", "2", "--restarts", "1"]);
+    command.env("FAKE_FAILED", "1").env("FAKE_RANK_0", "exit:9");
+    let start = Instant::now();
+    let (code, out, err) = Program::start(command)?.end()?;
+    assert!(code == 7 || code == 9, "{code}: {out}{err}");
+    for words in [
+        "its place stays empty: it failed again after one restart without a step",
+        "the run failed: trainer ",
+        &format!(") ended with exit code {code}"),
+        "    error: the device of trainer ",
+    ] {
+        assert!(err.contains(words), "{words}: {err}");
+    }
+    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+    Ok(())
+}
+
+#[test]
+fn a_killed_coordinator_comes_back_at_the_same_address_and_the_run_goes_on() -> Result<()> {
+    let desk = Desk::new()?;
+    let flags = ["--nodes", "2", "--set", "run.steps=60"];
+    let launcher = Program::start(desk.train("finish:60", "with-the-run", &flags))?;
+    let family = grown(&launcher, 5)?;
+    let coordinators = || children_of(launcher.pid()).into_iter().filter(|pid| name_of(*pid).starts_with("fake_coord"));
+    let coordinator = coordinators().next().context("no coordinator")?;
+    wait_until("a step is taken", || digest_or_steps(&desk.run()))?;
+    let address = || began_record::RunDir::open(&desk.run()).and_then(|run| run.announcement());
+    let before = address()?.context("nothing is announced")?;
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(coordinator.try_into()?), Signal::SIGKILL)?;
+    wait_until("the new coordinator is announced", || {
+        address().is_ok_and(|now| now.is_some_and(|now| now.pid != before.pid && now.address == before.address))
+    })?;
+    let (code, out, err) = launcher.end()?;
+    assert_eq!(code, 0, "{out}{err}");
+    let killed =
+        format!("the coordinator (process {coordinator}) was killed by signal 9 (KILL); starting it again in 0.1 s");
+    assert!(err.contains(&killed), "{err}");
+    assert!(out.contains("finished at step 60 of 60"), "{out}");
+    assert!(!desk.run().join("coordinator.json").exists(), "a dead coordinator is announced");
+    all_gone(&family)
+}
+
+#[test]
+fn a_coordinator_that_does_not_come_back_is_named_and_takes_everything_with_it() -> Result<()> {
+    let desk = Desk::new()?;
+    let mut command = desk.train("run", "obedient", &["--nodes", "2", "--restarts", "2"]);
+    command.env("FAKE_AGAIN", "refuse");
+    let launcher = Program::start(command)?;
     let family = grown(&launcher, 5)?;
     let coordinator =
         family.iter().copied().find(|pid| name_of(*pid).starts_with("fake_coord")).context("no coordinator")?;
@@ -104,27 +141,34 @@ fn a_killed_coordinator_is_named_and_takes_everything_with_it() -> Result<()> {
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(coordinator.try_into()?), Signal::SIGKILL)?;
     let (code, out, err) = launcher.end()?;
     assert_eq!(code, 1, "{out}{err}");
-    assert!(err.contains(&format!("the coordinator (process {coordinator}) was killed by signal 9 (KILL)")), "{err}");
+    assert!(
+        err.contains(&format!("the run failed: the coordinator (process {coordinator}) was killed by signal 9")),
+        "{err}"
+    );
+    assert!(err.contains("run/logs/coordinator.log"), "{err}");
     assert!(!desk.run().join("coordinator.json").exists(), "a dead coordinator is announced");
     all_gone(&family)
 }
 
 #[test]
-fn a_killed_agent_is_named_and_its_trainers_go_with_it() -> Result<()> {
+fn a_killed_agent_takes_its_trainers_with_it_and_both_come_back() -> Result<()> {
     let desk = Desk::new()?;
-    let mut command = desk.train("run", "with-the-run", &["--nodes", "2", "--gpus", "2"]);
-    command.env("FAKE_FAILED", "1");
-    let launcher = Program::start(command)?;
+    let flags = ["--nodes", "2", "--gpus", "2", "--set", "run.steps=60"];
+    let launcher = Program::start(desk.train("finish:60", "with-the-run", &flags))?;
     let family = grown(&launcher, 7)?;
-    let is_agent = |pid: &u32| *pid != launcher.pid() && name_of(*pid) == "launcher\n";
-    let agent = children_of(launcher.pid()).into_iter().find(is_agent).context("no agent")?;
+    let is_agent = |pid: &u32| name_of(*pid) == "launcher\n";
+    let agents = || children_of(launcher.pid()).into_iter().filter(is_agent).collect::<Vec<_>>();
+    let agent = *agents().first().context("no agent")?;
+    let trainers = children_of(agent);
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(agent.try_into()?), Signal::SIGKILL)?;
+    wait_until("its trainers are gone", || !trainers.iter().any(|pid| crate::programs::is_alive(*pid)))?;
+    wait_until("another agent is there with its trainers", || {
+        agents().iter().any(|pid| !family.contains(pid) && children_of(*pid).len() == 2)
+    })?;
     let (code, out, err) = launcher.end()?;
-    assert_eq!(code, 1, "{out}{err}");
-    assert!(
-        err.contains("the agent of node") && err.contains(&format!("(process {agent}) was killed by signal 9")),
-        "{err}"
-    );
+    assert_eq!(code, 0, "{out}{err}");
+    let killed = format!("(process {agent}) was killed by signal 9 (KILL); starting it again in 0.1 s");
+    assert!(err.contains("the agent of node") && err.contains(&killed), "{err}");
     all_gone(&family)
 }
 

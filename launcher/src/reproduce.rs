@@ -1,0 +1,3 @@
+pub async fn reproduce(_: &crate::cli::ReproduceArgs) -> anyhow::Result<u8> {
+    Ok(0)
+}
