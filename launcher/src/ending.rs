@@ -59,7 +59,7 @@ impl Left {
 
 /// Removes the run's folder if this launch made it and no step was taken; returns whether it did.
 pub fn clean_up(plan: &Plan, show: &Show) -> bool {
-    let removed = plan.made.as_ref().map_or(Ok(false), crate::train::Made::remove_if_unused);
+    let removed = plan.made.as_ref().map_or(Ok(false), crate::made::Made::remove_if_unused);
     removed.unwrap_or_else(|error| {
         show.say(&format!("{error:#}"));
         false

@@ -21,10 +21,10 @@ use crate::child::{Child, Exit};
 use crate::cli::LaunchArgs;
 use crate::configure::Shape;
 use crate::devices::{Device, Gpus};
+use crate::made::Made;
 use crate::output::Log;
 use crate::show::Show;
 use crate::supervision::{Act, Asked, Gone, Happened, Process, Supervision, Then};
-use crate::train::Made;
 use crate::{ending, node_log, watch};
 
 mod signals;

@@ -5,7 +5,7 @@
 //! | [`cli`] | the command line |
 //! | [`configure`] | the configuration of a new run, and what a resumed one may change |
 //! | [`devices`], [`binaries`] | what there is to compute on, and to start |
-//! | [`train`] | `train` and `resume`, up to the launch |
+//! | [`train`], [`resume`], [`made`] | a new run and one that goes on, up to the launch; the folder of a new one |
 //! | [`launch`] | the processes of one launch, from start to end |
 //! | [`supervision`], [`restarts`] | what to do when something happens to them, how often they are started again; pure |
 //! | [`agent`], [`child`], [`tied`], [`output`] | the trainers of one node, one process, what ties it, what it writes |
@@ -27,9 +27,11 @@ pub mod ending;
 pub mod inspect;
 pub mod launch;
 pub mod ledger;
+pub mod made;
 pub mod output;
 pub mod reproduce;
 pub mod restarts;
+pub mod resume;
 pub mod show;
 pub mod supervision;
 pub mod tied;

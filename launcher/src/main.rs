@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Parser;
 use launcher::cli::{Cli, Command, with_default_command};
-use launcher::{agent, chaos, inspect, ledger, reproduce, tied, train, verify};
+use launcher::{agent, chaos, inspect, ledger, reproduce, resume, tied, train, verify};
 
 fn main() -> ExitCode {
     let cli = Cli::parse_from(with_default_command(std::env::args_os()));
@@ -39,7 +39,7 @@ fn on_this_thread(command: Command) -> Result<u8> {
     let code = runtime.block_on(async {
         match command {
             Command::Train(args) => train::train(&args).await,
-            Command::Resume(args) => train::resume(&args).await,
+            Command::Resume(args) => resume::resume(&args).await,
             Command::Reproduce(args) => reproduce::reproduce(&args).await,
             Command::Chaos(args) => chaos::chaos(&args).await,
             Command::Status { run, json } => inspect::status(&run, json).await,

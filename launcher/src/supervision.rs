@@ -139,7 +139,7 @@ impl Supervision {
             Happened::Ended { failed, reason } => {
                 self.ended = Some((failed, reason));
                 self.enter(Stage::Settling, SETTLE, now);
-                Vec::new()
+                vec![Act::RestartNobody]
             }
             Happened::Asked(asked) => self.asked_to_stop(asked, now),
             Happened::Tick => self.tick(now),

@@ -99,31 +99,33 @@ pub fn hash(path: &Path) -> Result<String, RecordError> {
 }
 
 impl Checkpoint {
-    pub(crate) fn list(run: &Path, folder: &Path) -> Result<Vec<Self>, RecordError> {
-        let entries = match fs::read_dir(folder) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(RecordError::Io { what: "read", path: folder.into(), error }),
-        };
-        let mut found = Vec::new();
-        for entry in entries {
-            let entry = entry.map_err(RecordError::io("read", folder))?;
-            let name = entry.file_name();
-            let Some(step) = name.to_str().and_then(|n| n.strip_prefix("step-")?.parse().ok()).map(Step) else {
-                continue;
-            };
-            if name.to_str() != Some(&RunDir::step_name(step)) {
-                continue;
-            }
-            let state = CheckpointState::read(&entry.path())?;
-            if state.equilibrium.step != step {
-                let reason = format!("it says step {}, its folder {step}", state.equilibrium.step);
-                return Err(RecordError::Damaged { path: entry.path().join("state.json"), reason });
-            }
-            let path = entry.path();
-            found.push(Self { step, path: path.strip_prefix(run).unwrap_or(&path).into(), state });
+    /// The checkpoint of `step` in `folder`, below the folder `run`; its tensors are not looked at.
+    pub(crate) fn read(run: &Path, step: Step, folder: &Path) -> Result<Self, RecordError> {
+        let state = CheckpointState::read(folder)?;
+        if state.equilibrium.step != step {
+            let reason = format!("it says step {}, its folder {step}", state.equilibrium.step);
+            return Err(RecordError::Damaged { path: folder.join("state.json"), reason });
         }
-        found.sort_by_key(|checkpoint| checkpoint.step);
-        Ok(found)
+        Ok(Self { step, path: folder.strip_prefix(run).unwrap_or(folder).into(), state })
     }
+}
+
+/// The folders in `folder` that have the name of a checkpoint, oldest first.
+pub(crate) fn folders(folder: &Path) -> Result<Vec<(Step, PathBuf)>, RecordError> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(RecordError::Io { what: "read", path: folder.into(), error }),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(RecordError::io("read", folder))?;
+        let name = entry.file_name();
+        let step = name.to_str().and_then(|name| name.strip_prefix("step-")?.parse().ok()).map(Step);
+        found.extend(
+            step.filter(|step| name.to_str() == Some(&RunDir::step_name(*step))).map(|step| (step, entry.path())),
+        );
+    }
+    found.sort();
+    Ok(found)
 }

@@ -47,6 +47,16 @@ pub enum RecordError {
         /// The beginning of the hash it was written with.
         expected: String,
     },
+    /// A checkpoint that belongs elsewhere.
+    #[error("{} is of run {found}, this is run {expected}", path.display())]
+    OtherRun {
+        /// The checkpoint's folder.
+        path: PathBuf,
+        /// The run it is of.
+        found: String,
+        /// The run it was found in.
+        expected: String,
+    },
     /// The configuration does not hold.
     #[error("{}: {error}", path.display())]
     Config {
@@ -78,6 +88,14 @@ impl RecordError {
     pub fn io(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |error| Self::Io { what, path, error }
+    }
+
+    /// Whether the journal is damaged, rather than not there, in use, or of another version.
+    #[must_use]
+    pub fn journal_damaged(&self) -> bool {
+        use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+        let Self::Journal { error, .. } = self else { return false };
+        matches!(error.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase))
     }
 
     /// Whether the disk is full.

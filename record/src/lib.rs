@@ -8,6 +8,7 @@ mod error;
 mod journal;
 mod manifest;
 mod run_dir;
+mod survey;
 pub mod tensorboard;
 
 pub use checkpoint::{Checkpoint, CheckpointState, FORMAT as CHECKPOINT_FORMAT, hash};
@@ -15,3 +16,4 @@ pub use error::RecordError;
 pub use journal::{DigestRow, Entry, EventRow, InputsRow, Journal, LeaseRow, StartRow, StepRow, TensorDigest};
 pub use manifest::{Launch, LaunchedTrainer, RunManifest};
 pub use run_dir::{Announcement, RunDir, RunLock, write_atomically};
+pub use survey::Survey;

@@ -8,7 +8,7 @@ use began::{RunConfig, Step};
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
-use crate::{Checkpoint, RecordError, RunManifest};
+use crate::{Checkpoint, RecordError, RunManifest, checkpoint};
 
 /// The directory of a run.
 #[derive(Clone, Debug)]
@@ -165,12 +165,33 @@ impl RunDir {
         manifest.write(&self.path.join("manifest.json"))
     }
 
-    /// The whole checkpoints, oldest first. A checkpoint is whole once its folder has its final name.
+    /// The whole checkpoints, oldest first. A checkpoint is whole once its folder has its final name and its `state.json`
+    /// reads; whether its tensors are as they were written is not looked at ([`RunDir::survey_checkpoints`] does).
     ///
     /// # Errors
-    /// If the folder or a `state.json` in it cannot be read.
+    /// If the folder cannot be read. If there are checkpoints and no `state.json` of theirs can be read: what is wrong with
+    /// the newest, since a run that seems to have none would begin again.
     pub fn checkpoints(&self) -> Result<Vec<Checkpoint>, RecordError> {
-        Checkpoint::list(&self.path, &self.checkpoint_folder())
+        let mut whole = Vec::new();
+        let mut torn = None;
+        for (step, folder) in self.checkpoint_folders()? {
+            match Checkpoint::read(&self.path, step, &folder) {
+                Ok(checkpoint) => whole.push(checkpoint),
+                Err(error) => torn = Some(error),
+            }
+        }
+        match torn {
+            Some(error) if whole.is_empty() => Err(error),
+            _ => Ok(whole),
+        }
+    }
+
+    /// Whatever has the name of a checkpoint, whole or not, oldest first.
+    ///
+    /// # Errors
+    /// If the folder cannot be read.
+    pub fn checkpoint_folders(&self) -> Result<Vec<(Step, PathBuf)>, RecordError> {
+        checkpoint::folders(&self.checkpoint_folder())
     }
 
     /// The newest whole checkpoint.

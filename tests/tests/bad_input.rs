@@ -558,59 +558,122 @@ fn a_run_whose_configuration_was_edited_by_hand_is_not_resumed_as_the_same_run()
     Ok(())
 }
 
+/// A copy of DESK/run as DESK/spoilt, changed, and resumed to step 9.
+fn resumed(desk: &Desk, change: impl FnOnce() -> Result<()>) -> Result<(i32, String)> {
+    copy(desk, "run", "spoilt")?;
+    change()?;
+    let mut command = program("launcher");
+    command.args(["resume", &desk.arg("spoilt"), "--device", "cpu", "--set", "run.steps=9"]);
+    let output = finish(command)?;
+    let text = said(&output);
+    ensure!(!text.contains("panicked at"), "{text}");
+    desk.nothing_left("spoilt")?;
+    ensure!(!desk.path("spoilt/coordinator.json").exists(), "a coordinator is still announced: {text}");
+    Ok((output.status.code().with_context(|| format!("killed: {text}"))?, text))
+}
+
+fn says(text: &str, words: &[&str]) -> Result<()> {
+    for word in words {
+        ensure!(text.contains(word), "it does not say {word:?}: {text}");
+    }
+    Ok(())
+}
+
+const LAST: &str = "spoilt/checkpoints/step-00000006";
+
 #[test]
-fn a_checkpoint_that_is_not_the_runs_own_or_not_whole_is_refused_by_its_file() -> Result<()> {
+fn a_file_that_the_run_cannot_do_without_is_refused_by_its_name() -> Result<()> {
     let desk = Desk::new()?;
     finished_run(&desk, "run", 6, &[])?;
     finished_run(&desk, "other", 6, &["--set", "run.seed=5"])?;
-    let last = "spoilt/checkpoints/step-00000006";
     // Each is tried on a fresh copy, and must end with an error that names the file and no step taken.
-    let resume = |words: &[&str], change: &dyn Fn() -> Result<()>| -> Result<()> {
-        copy(&desk, "run", "spoilt")?;
-        change()?;
-        let (code, text) =
-            fail("launcher", ["resume", &desk.arg("spoilt"), "--device", "cpu", "--set", "run.steps=9"])?;
+    let refused = |words: &[&str], change: &dyn Fn() -> Result<()>| -> Result<()> {
+        let (code, text) = resumed(&desk, change)?;
         ensure!(code == 1 || code == 2, "{code}: {text}");
-        for word in words {
-            ensure!(text.contains(word), "it does not say {word:?}: {text}");
-        }
-        desk.nothing_left("spoilt")?;
+        says(&text, words)?;
         ensure!(!desk.path("spoilt/checkpoints/step-00000009").exists(), "it went on: {text}");
-        ensure!(!desk.path("spoilt/coordinator.json").exists(), "a coordinator is still announced: {text}");
         Ok(())
     };
-    let remove = |file: &str| Ok(fs::remove_file(desk.path(file))?);
-    resume(&["step-00000006", "is of run", "this is run"], &|| {
-        fs::remove_dir_all(desk.path(last))?;
-        copy(&desk, "other/checkpoints/step-00000006", last)
+    refused(&["step-00000006", "is of run", "this is run"], &|| {
+        fs::remove_dir_all(desk.path(LAST))?;
+        copy(&desk, "other/checkpoints/step-00000006", LAST)
     })?;
-    resume(&["step-00000007/state.json", "step 6"], &|| {
-        copy(&desk, "other/checkpoints/step-00000006", "spoilt/checkpoints/step-00000007")
+    refused(&["spoilt/manifest.json", "damaged"], &|| {
+        spoil(&desk, "spoilt/manifest.json", |bytes| bytes.truncate(20))
     })?;
-    for file in ["weights.safetensors", "optimizer.safetensors", "state.json"] {
-        resume(&[&format!("step-00000006/{file}"), "No such file"], &|| remove(&format!("{last}/{file}")))?;
-    }
-    resume(&["step-00000006", "weights.safetensors", "damaged"], &|| {
-        spoil(&desk, &format!("{last}/weights.safetensors"), |bytes| bytes.truncate(500))
-    })?;
-    resume(&["step-00000006/state.json", "EOF"], &|| {
-        spoil(&desk, &format!("{last}/state.json"), |bytes| bytes.truncate(50))
-    })?;
-    resume(&["step-00000006/state.json", "format is 7"], &|| {
-        reword(&desk, &format!("{last}/state.json"), "\"format\": 1", "\"format\": 7")
-    })?;
-    resume(&["spoilt/manifest.json", "damaged"], &|| spoil(&desk, "spoilt/manifest.json", |bytes| bytes.truncate(20)))?;
-    resume(&["spoilt/run.toml", "run.batch", "-3"], &|| {
+    refused(&["spoilt/run.toml", "run.batch", "-3"], &|| {
         reword(&desk, "spoilt/run.toml", "\nbatch = 3\n", "\nbatch = -3\n")
     })?;
-    resume(&["run.db", "not a database"], &|| {
-        let _ = (remove("spoilt/run.db-wal"), remove("spoilt/run.db-shm"));
+    refused(&["step-00000006/weights.safetensors", "--accept-changed-checkpoint"], &|| {
+        for step in ["step-00000003", "step-00000006"] {
+            fs::remove_file(desk.path(&format!("spoilt/checkpoints/{step}/weights.safetensors")))?;
+        }
+        Ok(())
+    })?;
+    // Where none is sound, none is renamed.
+    ensure!(desk.path(LAST).exists(), "the last checkpoint is gone");
+    // What a coordinator left behind that was killed is no obstacle.
+    let (code, text) = resumed(&desk, || {
+        Ok(fs::write(desk.path("spoilt/coordinator.json"), "{\"address\": \"127.0.0.1:1\", \"pid\": 1}")?)
+    })?;
+    ensure!(code == 0, "{code}: {text}");
+    Ok(())
+}
+
+#[test]
+fn a_damaged_checkpoint_is_passed_over_by_name_and_the_run_comes_to_the_same_end() -> Result<()> {
+    let desk = Desk::new()?;
+    finished_run(&desk, "run", 6, &[])?;
+    finished_run(&desk, "undisturbed", 9, &[])?;
+    let undisturbed = desk.digest("undisturbed")?;
+    let passed = |words: &[&str], aside: &str, change: &dyn Fn() -> Result<()>| -> Result<()> {
+        let (code, text) = resumed(&desk, change)?;
+        ensure!(code == 0, "{code}: {text}");
+        says(&text, words)?;
+        ensure!(desk.path(&format!("spoilt/checkpoints/{aside}")).is_dir(), "{aside} is not kept: {text}");
+        let digest = desk.digest("spoilt")?;
+        ensure!(digest == undisturbed, "{digest} is not {undisturbed}: {text}");
+        Ok(())
+    };
+    let six = "damaged-step-00000006";
+    let remove = |file: &str| Ok(fs::remove_file(desk.path(file))?);
+    for file in ["weights.safetensors", "optimizer.safetensors", "state.json"] {
+        let named = format!("step-00000006/{file}");
+        passed(&[&named, "No such file", six, "goes on from the one of step 3", "at step 3"], six, &|| {
+            remove(&format!("{LAST}/{file}"))
+        })?;
+    }
+    passed(&["step-00000006/weights.safetensors", "damaged", six], six, &|| {
+        spoil(&desk, &format!("{LAST}/weights.safetensors"), |bytes| bytes.truncate(500))
+    })?;
+    passed(&["step-00000006/state.json", "EOF", six], six, &|| {
+        spoil(&desk, &format!("{LAST}/state.json"), |bytes| bytes.truncate(50))
+    })?;
+    // One whose name is another's.
+    passed(&["step-00000007/state.json", "step 6", "goes on from the one of step 6"], "damaged-step-00000007", &|| {
+        copy(&desk, LAST, "spoilt/checkpoints/step-00000007")
+    })
+}
+
+#[test]
+fn a_damaged_journal_is_kept_aside_and_the_run_goes_on() -> Result<()> {
+    let desk = Desk::new()?;
+    finished_run(&desk, "run", 6, &[])?;
+    finished_run(&desk, "undisturbed", 9, &[])?;
+    let (code, text) = resumed(&desk, || {
+        for beside in ["spoilt/run.db-wal", "spoilt/run.db-shm"] {
+            let _ = fs::remove_file(desk.path(beside));
+        }
         Ok(fs::write(desk.path("spoilt/run.db"), "this is no database")?)
     })?;
-    // What a coordinator left behind that was killed is no obstacle.
-    copy(&desk, "run", "spoilt")?;
-    fs::write(desk.path("spoilt/coordinator.json"), "{\"address\": \"127.0.0.1:1\", \"pid\": 1}")?;
-    succeed("launcher", ["resume", &desk.arg("spoilt"), "--device", "cpu", "--set", "run.steps=9"])?;
+    ensure!(code == 0, "{code}: {text}");
+    says(&text, &["run.db", "not a database", "keeps it aside"])?;
+    ensure!(desk.digest("spoilt")? == desk.digest("undisturbed")?, "{text}");
+    let aside = fs::read_dir(desk.path("spoilt"))?.flatten().any(|entry| {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        name.contains("damaged") && fs::read(entry.path()).is_ok_and(|bytes| bytes == b"this is no database")
+    });
+    ensure!(aside, "the damaged journal is gone");
     Ok(())
 }
 
@@ -618,29 +681,9 @@ fn a_checkpoint_that_is_not_the_runs_own_or_not_whole_is_refused_by_its_file() -
 fn a_resume_that_cannot_start_leaves_the_configuration_as_it_was() -> Result<()> {
     let desk = Desk::new()?;
     finished_run(&desk, "run", 3, &[])?;
-    for beside in ["run/run.db-wal", "run/run.db-shm"] {
-        let _ = fs::remove_file(desk.path(beside));
-    }
-    fs::write(desk.path("run/run.db"), "this is no database")?;
-    let before = fs::read_to_string(desk.path("run/run.toml"))?;
-    fail("launcher", ["resume", &desk.arg("run"), "--device", "cpu", "--set", "run.steps=9"])?;
-    let after = fs::read_to_string(desk.path("run/run.toml"))?;
-    ensure!(before == after, "run.toml was changed to\n{after}");
-    Ok(())
-}
-
-#[test]
-fn a_checkpoint_that_cannot_be_read_comes_with_advice_that_helps() -> Result<()> {
-    let desk = Desk::new()?;
-    finished_run(&desk, "run", 6, &[])?;
-    fs::remove_file(desk.path("run/checkpoints/step-00000006/weights.safetensors"))?;
-    let (_, text) = fail("launcher", ["resume", &desk.arg("run"), "--device", "cpu", "--set", "run.steps=9"])?;
-    ensure!(!text.contains("go on from the checkpoint of step 6"), "{text}");
-    ensure!(
-        text.contains("step-00000003") || text.contains("step 3"),
-        "the whole checkpoint of step 3 is not named: {text}"
-    );
-    Ok(())
+    fs::remove_file(desk.path("run/checkpoints/step-00000003/weights.safetensors"))?;
+    let args = ["resume", &desk.arg("run"), "--device", "cpu", "--set", "run.steps=9"];
+    refused(&desk, "launcher", &args, &["step-00000003/weights.safetensors", "--accept-changed-checkpoint"]).map(drop)
 }
 
 #[test]
