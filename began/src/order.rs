@@ -72,7 +72,7 @@ pub enum OrderError {
 }
 
 /// The order of samples of a run.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct SampleOrder {
     seed: u64,
     shard_samples: Vec<u64>,

@@ -15,7 +15,10 @@ use tokio::time::MissedTickBehavior;
 use tonic::Status;
 
 use crate::exchange::Exchange;
-use crate::machine::{Act, Action, Body, ConnectionId, Decision, Event, Hello, Machine, Message, Note, Said, Ticket};
+use crate::inputs::InputLog;
+use crate::machine::{
+    Act, Action, Body, Clock, ConnectionId, Decision, Event, Hello, Machine, Message, Note, Said, Ticket,
+};
 use crate::recorder::{Record, Recorder, wall_clock};
 use crate::watchers::Watchers;
 use crate::wire::{self, Letterhead};
@@ -40,6 +43,8 @@ pub enum Input {
         action: Action,
         /// Who asks, and why.
         reason: String,
+        /// When whoever asks for a stop ends everything; zero: never.
+        grace: Duration,
         /// Gets the step after which it is done, or why not.
         reply: oneshot::Sender<Result<Step, String>>,
     },
@@ -84,6 +89,8 @@ pub struct Actor {
     pub watchers: Arc<Watchers>,
     /// Writes things down.
     pub recorder: Recorder,
+    /// Keeps what the machine is told, for a replay.
+    pub inputs: InputLog,
     /// Which launch of the run this is.
     pub launch: u32,
     /// `run.steps`.
@@ -99,6 +106,7 @@ impl Actor {
     pub async fn run(self, mut inputs: mpsc::Receiver<Input>, outcome: oneshot::Sender<Outcome>) {
         let mut work = Work {
             tick: self.machine.tick_interval(),
+            clock: Clock::new(longest_gap(self.machine.tick_interval())),
             actor: self,
             started: Instant::now(),
             outlets: HashMap::new(),
@@ -128,6 +136,7 @@ impl Actor {
 struct Work {
     actor: Actor,
     tick: Duration,
+    clock: Clock,
     started: Instant,
     outlets: HashMap<ConnectionId, Outlet>,
     replies: HashMap<Ticket, oneshot::Sender<Result<Step, String>>>,
@@ -152,18 +161,19 @@ impl Work {
                 self.forget(connection);
                 self.happen(Event::Broken { connection, reason });
             }
-            Input::Control { action, reason, reply } => {
+            Input::Control { action, reason, grace, reply } => {
                 let ticket = Ticket(self.next_ticket);
                 self.next_ticket += 1;
                 self.replies.insert(ticket, reply);
-                self.happen(Event::Control { ticket, action, reason });
+                self.happen(Event::Control { ticket, action, reason, grace });
             }
             Input::Status(reply) => {
                 let _ = reply.send(self.status());
             }
             Input::Trouble(text) => {
                 tracing::warn!("{text}");
-                let status = self.actor.machine.status(self.started.elapsed());
+                let now = self.awake();
+                let status = self.actor.machine.status(now);
                 let (step, generation) = (status.step, status.generation);
                 self.note(&Note { kind: "warning", step, generation, rank: None, node: None }, &text);
             }
@@ -174,12 +184,16 @@ impl Work {
     /// Feeds one event, and whatever carrying its decisions out brings about.
     fn happen(&mut self, event: Event) {
         let hello_from = match &event {
-            Event::Said { connection, message: Said { body: Body::Hello(_), .. } } => Some(*connection),
+            Event::Said { connection, message: Said { body: Body::Hello(..), .. } } => Some(*connection),
             _ => None,
         };
         let mut event = Some(event);
         while let Some(now) = event.take() {
-            for decision in self.actor.machine.handle(now, self.started.elapsed()) {
+            let at = self.awake();
+            let noted = self.actor.inputs.note(&now, at);
+            let decisions = self.actor.machine.handle(now, at);
+            self.actor.inputs.decided(noted, &decisions, &self.actor.recorder);
+            for decision in decisions {
                 self.carry_out(decision);
             }
             event = self.broken.pop().map(|(connection, reason)| Event::Broken { connection, reason });
@@ -191,6 +205,12 @@ impl Work {
         if let Some(connection) = hello_from.filter(|_| self.actor.machine.has_ended()) {
             self.forget(connection);
         }
+    }
+
+    /// The time awake, in whole microseconds as the journal keeps it.
+    fn awake(&mut self) -> Duration {
+        let awake = self.clock.at(self.started.elapsed());
+        Duration::from_micros(awake.as_micros() as u64)
     }
 
     fn forget(&mut self, connection: ConnectionId) {
@@ -216,6 +236,10 @@ impl Work {
                     tracing::warn!(times, "ignored: {why}");
                 }
             }
+            Act::Drop(connection) => {
+                tracing::debug!(connection = connection.0, "{why}");
+                self.forget(connection);
+            }
             Act::Open { generation, step, world } => {
                 let names = world.iter().map(|hello| hello.trainer.0.clone());
                 self.actor.exchange.open(generation.0, names);
@@ -225,9 +249,9 @@ impl Work {
                 }
             }
             Act::Close(_) => self.actor.exchange.close(),
-            Act::Step { record, generation, seconds, images_per_second } => {
+            Act::Step { record, generation, seconds, images_per_second, drawn } => {
                 tracing::debug!("{why}");
-                let row = StepRow { record, generation: generation.0, seconds, time };
+                let row = StepRow { record, generation: generation.0, seconds, time, drawn };
                 self.actor.recorder.record(Record::Entry(Entry::Step(row)));
                 self.actor.watchers.progress(Progress {
                     step: record.step.next().0,
@@ -243,7 +267,7 @@ impl Work {
             }
             Act::Note(note) => {
                 match note.kind {
-                    "warning" | "lost" => tracing::warn!("{why}"),
+                    "warning" | "lost" | "corruption" | "guard" => tracing::warn!("{why}"),
                     kind => tracing::info!(kind, "{why}"),
                 }
                 self.note(&note, &why);
@@ -267,7 +291,13 @@ impl Work {
                 self.actor.recorder.record(Record::Entry(Entry::Lease(row)));
             }
             Act::Sample(step) => self.actor.recorder.record(Record::Sample(step)),
-            Act::Prune => self.actor.recorder.record(Record::Prune),
+            Act::Prune(steps) => self.actor.recorder.record(Record::Prune(steps)),
+            Act::Discard(step) => self.actor.recorder.record(Record::Discard(step)),
+            Act::SetAside(step) => self.actor.recorder.record(Record::SetAside(step)),
+            Act::Rewind(step) => {
+                tracing::debug!("{why}");
+                self.actor.recorder.record(Record::Entry(Entry::Rewind(step)));
+            }
             Act::Answer { ticket, answer } => {
                 if let Some(reply) = self.replies.remove(&ticket) {
                     let _ = reply.send(answer);
@@ -317,8 +347,8 @@ impl Work {
         self.actor.recorder.record(Record::Entry(Entry::Event(row)));
     }
 
-    fn status(&self) -> StatusResponse {
-        let uptime = self.started.elapsed();
+    fn status(&mut self) -> StatusResponse {
+        let (uptime, now) = (self.started.elapsed(), self.awake());
         StatusResponse {
             run: self.actor.letterhead.run.clone(),
             steps: self.actor.steps,
@@ -326,9 +356,14 @@ impl Work {
             expected_trainers: self.actor.world,
             progress: self.actor.watchers.newest(),
             uptime_seconds: uptime.as_secs_f64(),
-            ..wire::status(self.actor.machine.status(uptime))
+            ..wire::status(self.actor.machine.status(now))
         }
     }
+}
+
+/// A longer time between two ticks is the coordinator's own absence, and nobody else's silence.
+fn longest_gap(tick: Duration) -> Duration {
+    (10 * tick).max(Duration::from_millis(250))
 }
 
 fn launch(time: f64, from: Step, world: &[Hello]) -> Launch {

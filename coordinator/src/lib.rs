@@ -6,6 +6,7 @@
 //! | [`machine`] | decides. Pure: an event and the time in, decisions and their reasons out |
 //! | [`wire`] | between protobuf messages and the machine's words |
 //! | [`actor`] | the one task that owns the machine and carries its decisions out |
+//! | [`inputs`], [`replay`] | what the machine was told, and telling it again |
 //! | [`exchange`] | the key-value rendezvous of a generation |
 //! | [`watchers`] | progress and events for whoever looks on |
 //! | [`recorder`] | journal, TensorBoard and manifest, on a thread of their own |
@@ -16,8 +17,10 @@
 
 pub mod actor;
 pub mod exchange;
+pub mod inputs;
 pub mod machine;
 pub mod recorder;
+pub mod replay;
 pub mod server;
 pub mod service;
 pub mod watchers;

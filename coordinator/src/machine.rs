@@ -4,22 +4,26 @@
 //! touch a socket or a file, draw a random number or wait: the same events at the same times give the same decisions,
 //! so that any history can be made up, replayed and tested.
 //!
-//! A run goes through four phases. **Forming**: trainers come in until the world is complete. **Running**: a generation
-//! computes steps (`generation`). **Halting**: the generation lost someone; who holds the highest step is found and
-//! asked to write it (`halting`). **Ended**: everyone was told to stop.
+//! A run goes through phases. **Forming**: trainers come in until the world is complete (`forming`). **Running**: a
+//! generation computes steps (`running`). **Regrouping**: the generation lost someone, or more are there; who holds the
+//! highest step is found, and the next generation opens (`regrouping`, `opening`). **Ended**: everyone was told to stop.
+//! What lasts from one generation to the next is the `course`.
 
 mod clock;
+mod course;
 mod digests;
 mod duties;
 mod event;
 mod forming;
-mod generation;
-mod halting;
 mod leases;
 mod losses;
 mod members;
+mod opening;
 mod orders;
 mod plan;
+mod regrouping;
+mod running;
+mod setbacks;
 mod status;
 
 use std::collections::BTreeSet;
@@ -27,43 +31,55 @@ use std::time::Duration;
 
 use began::{Generation, Rank, Step};
 
+pub use clock::Clock;
 pub use event::{
-    Act, Action, Activity, Body, ConnectionId, Decision, Digest, Event, Given, Heartbeat, Hello, Lease, Message, Note,
-    Opened, Orders, Said, Ticket, TrainerId, Written,
+    Act, Action, Activity, Body, Claim, ConnectionId, Decision, Digest, Event, Given, Heal, Heartbeat, Hello, Lease,
+    Message, Note, Opened, Orders, Past, Returning, Said, Ticket, TrainerId, Written,
 };
 pub use plan::{Plan, PlanError, Resume};
 pub use status::{Status, TrainerView};
 
-use clock::Clock;
-use generation::Running;
-use halting::{Cause, Halting};
-use members::{Member, Members};
+use course::Course;
+use forming::Forming;
+use members::{Member, MemberId, Members};
+use regrouping::{Cause, Regrouping};
+use running::Running;
 
-/// How long survivors have to say what they hold.
+/// How long those who leave a generation have to say what they hold.
 pub const HELD_WAIT: Duration = Duration::from_secs(10);
-/// How long a survivor has to write its state.
-pub const SAVE_WAIT: Duration = Duration::from_secs(60);
+/// How long one has to write its state at the end of a run: its own attempts on a full disk take up to a minute.
+pub const SAVE_WAIT: Duration = Duration::from_secs(90);
 /// How long the end of a run waits for the last sample grid, which nobody needs.
 pub const SAMPLE_WAIT: Duration = Duration::from_secs(30);
+/// How long a restarted coordinator waits for its trainers to come back, at least.
+pub const RETURN_WAIT: Duration = Duration::from_secs(2);
+/// How long one that joins a running generation waits for others to join along with it.
+pub const JOIN_SETTLE: Duration = Duration::from_millis(150);
+/// Generations in a row that end before their first step, after which the run ends.
+pub const MOST_FRUITLESS: u32 = 40;
 
 /// The machine. See the module.
 #[derive(Clone, Debug)]
 pub struct Machine {
     plan: Plan,
-    clock: Clock,
     members: Members,
+    /// The generation that is open or was last.
     generation: Generation,
+    course: Course,
     phase: Phase,
-    checkpoints: BTreeSet<Step>,
+    /// Places that nobody may take any more.
+    aside: BTreeSet<(u32, u32)>,
+    /// Generations in a row that ended before their first step.
+    fruitless: u32,
     /// The last decision's reason that people may want to see.
     reason: String,
 }
 
 #[derive(Clone, Debug)]
 enum Phase {
-    Forming { since: Duration },
+    Forming(Forming),
     Running(Box<Running>),
-    Halting(Box<Halting>),
+    Regrouping(Box<Regrouping>),
     Ended { failed: bool, step: Step },
 }
 
@@ -77,19 +93,19 @@ impl Machine {
     /// If the plan does not hold.
     pub fn new(plan: Plan) -> Result<Self, PlanError> {
         plan.check()?;
-        let longest_gap = 5 * tick_interval(plan.config.run.heartbeat_timeout);
         Ok(Self {
-            clock: Clock::new(longest_gap),
             members: Members::default(),
             generation: plan.generation,
-            phase: Phase::Forming { since: Duration::ZERO },
-            checkpoints: plan.checkpoints.iter().copied().collect(),
+            course: Course::new(&plan),
+            phase: Phase::Forming(Forming::new()),
+            aside: BTreeSet::new(),
+            fruitless: 0,
             reason: String::new(),
             plan,
         })
     }
 
-    /// How often [`Event::Tick`] is to come; longer gaps count as the coordinator's own absence.
+    /// How often [`Event::Tick`] is to come.
     #[must_use]
     pub fn tick_interval(&self) -> Duration {
         tick_interval(self.plan.config.run.heartbeat_timeout)
@@ -98,7 +114,10 @@ impl Machine {
     /// The generation that is open or was last; 0 before this coordinator opened one.
     #[must_use]
     pub fn generation(&self) -> Generation {
-        if self.generation == self.plan.generation { Generation(0) } else { self.generation }
+        if matches!(self.phase, Phase::Forming(_)) && self.generation == self.plan.generation {
+            return Generation(0);
+        }
+        self.generation
     }
 
     /// Whether the run is over.
@@ -107,17 +126,23 @@ impl Machine {
         matches!(self.phase, Phase::Ended { .. })
     }
 
-    /// Takes an event in, at `now` since the start, and decides.
+    /// Takes an event in, at `now` since the start, and decides. `now` never goes back, and stands still while the
+    /// coordinator itself was not awake ([`Clock`]).
     pub fn handle(&mut self, event: Event, now: Duration) -> Decisions {
-        let now = self.clock.at(now);
         let mut out = Decisions::new();
         match event {
             Event::Started => self.started(&mut out),
             Event::Said { connection, message } => self.said(connection, message, now, &mut out),
             Event::Broken { connection, reason } => self.broken(connection, &reason, now, &mut out),
             Event::Tick => self.tick(now, &mut out),
-            Event::Control { ticket, action, reason } => {
-                let answer = self.control(action, &reason, &mut out);
+            Event::Control { ticket, action, reason, grace } => {
+                if action == Action::Note {
+                    let answer = Ok(self.course.step());
+                    out.push(Decision { act: Act::Answer { ticket, answer }, why: reason.clone() });
+                    out.push(Decision { act: Act::Note(self.note("chaos", None)), why: reason });
+                    return out;
+                }
+                let answer = self.control(action, &reason, grace, now, &mut out);
                 let why = match &answer {
                     Ok(step) => format!("{action:?} asked for ({reason}): done after step {step}"),
                     Err(why) => format!("{action:?} asked for ({reason}): refused, {why}"),
@@ -126,15 +151,15 @@ impl Machine {
                 out.insert(0, Decision { act: Act::Answer { ticket, answer }, why: why.clone() });
                 out.insert(1, Decision { act: Act::Note(self.note("control", None)), why });
             }
-            Event::Abort { reason } => self.end_generation(Cause::Aborted(reason), now, &mut out),
+            Event::Abort { reason } => self.end_generation(Cause::End(reason), now, &mut out),
         }
         out
     }
 
     fn said(&mut self, connection: ConnectionId, message: Said, now: Duration, out: &mut Decisions) {
         let Said { run, generation, body } = message;
-        if let Body::Hello(hello) = body {
-            return self.hello(connection, &run, hello, now, out);
+        if let Body::Hello(hello, returning) = body {
+            return self.hello(connection, (&run, generation), hello, *returning, now, out);
         }
         let member = match self.members.on_mut(connection) {
             Some(member) => member,
@@ -146,44 +171,74 @@ impl Machine {
                 );
             }
         };
+        let id = member.id;
         if run != self.plan.run {
             let why = format!("{}: a message for run {run:?}, this is {:?}", member.describe(), self.plan.run);
             return ignore(out, connection, why);
         }
-        // A heartbeat or a failure may cross the opening of a generation on the way; nothing else may.
-        let may_cross = matches!(body, Body::Heartbeat(_) | Body::Failure(_));
+        // Who is in no generation speaks of the one it was in last; and what lies on the disk, or is said for good, may
+        // cross the opening of a generation on the way. Nothing else may.
+        let may_cross = matches!(
+            body,
+            Body::Heartbeat(_)
+                | Body::Failure { .. }
+                | Body::Held { .. }
+                | Body::Recalled { .. }
+                | Body::Severed(_)
+                | Body::Checkpoint(_)
+                | Body::Sample(..)
+        );
         if generation > self.generation || (!may_cross && generation < self.generation) {
             let why =
                 format!("{}: a message from generation {generation}, this is {}", member.describe(), self.generation);
             return ignore(out, connection, why);
         }
         member.heard = now;
+        let current = generation == self.generation;
         match body {
             Body::Heartbeat(beat) => member.heartbeat = Some((beat, now)),
-            Body::Failure(reason) => self.failed(connection, &reason, now, out),
+            Body::Failure { reason, for_all } => self.failed(id, &reason, for_all, now, out),
+            Body::Severed(_) if !current => {}
             other => {
-                if let Err(why) = self.in_phase(connection, other, now, out) {
-                    let who = self.members.on(connection).map(Member::describe).unwrap_or_default();
-                    ignore(out, connection, format!("{who}: {why}"));
+                if let Err(why) = self.in_phase(id, other, now, out) {
+                    ignore(out, connection, format!("{}: {why}", self.members.describe(id)));
                 }
             }
         }
     }
 
     /// A message that only some phases can use; an error is the reason to refuse it.
-    fn in_phase(&mut self, from: ConnectionId, body: Body, now: Duration, out: &mut Decisions) -> Result<(), String> {
+    fn in_phase(&mut self, from: MemberId, body: Body, now: Duration, out: &mut Decisions) -> Result<(), String> {
         match (&self.phase, body) {
+            // Sent before the end arrived.
+            (Phase::Ended { .. }, _) => Ok(()),
+            (_, Body::Held { step, digest, lineage }) => self.held(from, step, digest, lineage, now, out),
+            (_, Body::Recalled { steps, given }) => self.recalled(from, &steps, &given, now, out),
+            (Phase::Forming(_), Body::Severed(_)) => {
+                self.forming_outside(now, out);
+                Ok(())
+            }
+            (Phase::Forming(_), body) => self.stash(from, body),
+            (_, Body::Checkpoint(written)) => self.checkpoint(from, written, now, out),
+            (_, Body::Sample(written, diversity)) => self.sample(written, diversity, now, out),
             (Phase::Running(_), Body::Losses { step, lanes }) => self.losses(from, step, &lanes, now, out),
             (Phase::Running(_), Body::Digest(digest)) => self.digest(from, digest, now, out),
-            (Phase::Running(_), Body::Checkpoint(written)) => self.checkpoint(from, written, now, out),
-            (Phase::Running(_), Body::Sample(written)) => self.sample(written, now, out),
-            (Phase::Halting(_), Body::Held { step, losses }) => self.held(from, step, &losses, now, out),
-            (Phase::Halting(_), Body::Checkpoint(written)) => self.saved(from, written, now, out),
+            (Phase::Running(_), Body::Ready { rendezvous, heal }) => {
+                self.ready(from, rendezvous, heal, out);
+                Ok(())
+            }
+            (Phase::Running(_), Body::Severed(reason)) => {
+                let text = format!("{} lost its peers: {reason}", self.members.describe(from));
+                self.end_generation(Cause::Lost(text), now, out);
+                Ok(())
+            }
+            (Phase::Running(_), Body::Unusable(written)) => {
+                self.unusable(from, written, now, out);
+                Ok(())
+            }
             // Sent before the halt arrived: nothing that is still of use, and nobody's fault.
-            (Phase::Halting(_) | Phase::Ended { .. }, _) => Ok(()),
-            (Phase::Running(_), Body::Held { step, .. }) => Err(format!("says it holds step {step}, nobody asked")),
-            (Phase::Forming { .. }, _) => Err("a message of a step before there is a generation".into()),
-            (Phase::Running(_), Body::Hello(_) | Body::Heartbeat(_) | Body::Failure(_)) => Ok(()),
+            (Phase::Regrouping(_), _) => Ok(()),
+            (Phase::Running(_), Body::Hello(..) | Body::Heartbeat(_) | Body::Failure { .. }) => Ok(()),
         }
     }
 
@@ -192,48 +247,73 @@ impl Machine {
             return;
         };
         let text = format!("{} is lost: {reason}; {}", member.describe(), member.last_doing());
-        self.lost(connection, text, now, out);
+        let id = member.id;
+        self.lost(id, text, now, out);
     }
 
-    fn failed(&mut self, connection: ConnectionId, reason: &str, now: Duration, out: &mut Decisions) {
-        let Some(member) = self.members.on(connection) else {
-            return;
-        };
-        let text = format!("{} failed: {reason}", member.describe());
+    fn failed(&mut self, id: MemberId, reason: &str, for_all: bool, now: Duration, out: &mut Decisions) {
+        let text = format!("{} failed: {reason}", self.members.describe(id));
         match self.phase {
             // One that cannot start will not start the next time either: nothing to wait for.
-            Phase::Forming { .. } => {
-                self.members.remove(connection);
-                self.end_generation(Cause::Lost(text), now, out);
+            Phase::Forming(_) => {
+                self.members.remove(id);
+                self.end_generation(Cause::End(text), now, out);
             }
-            _ => self.lost(connection, text, now, out),
+            _ if for_all => {
+                if let Some(member) = self.members.remove(id) {
+                    self.note_about("lost", &member, text.clone(), out);
+                    self.forget_orders_of(&member, out);
+                    match self.phase {
+                        Phase::Regrouping(_) => {
+                            self.end_generation(Cause::Hopeless(text), now, out);
+                            self.one_fewer(id, now, out);
+                        }
+                        _ => self.end_generation(Cause::Hopeless(text), now, out),
+                    }
+                }
+            }
+            _ => self.lost(id, text, now, out),
         }
     }
 
     /// A trainer is gone, whichever way that showed.
-    fn lost(&mut self, connection: ConnectionId, text: String, now: Duration, out: &mut Decisions) {
-        if matches!(self.phase, Phase::Ended { .. }) {
-            self.members.remove(connection);
-            return;
-        }
-        let needed = self.is_needed(connection);
-        let Some(member) = self.members.remove(connection) else {
+    fn lost(&mut self, id: MemberId, text: String, now: Duration, out: &mut Decisions) {
+        let needed = self.is_needed(id);
+        let Some(member) = self.members.remove(id) else {
             return;
         };
+        if self.has_ended() {
+            return;
+        }
         self.note_about("lost", &member, text.clone(), out);
-        match &mut self.phase {
+        self.forget_orders_of(&member, out);
+        match &self.phase {
             Phase::Running(_) if needed => self.end_generation(Cause::Lost(text), now, out),
-            Phase::Halting(_) => self.fewer_survivors(connection, now, out),
+            Phase::Regrouping(_) => self.one_fewer(id, now, out),
+            // One of a generation that was coming back: it cannot come back whole any more.
+            Phase::Forming(_) if member.rank.is_some() => self.forming_outside(now, out),
             _ => {}
         }
+    }
+
+    /// Puts a trainer out of the run: it is told to end, and another may come in its place unless it is set aside.
+    fn expel(&mut self, id: MemberId, set_aside: bool, why: String, out: &mut Decisions) {
+        let Some(member) = self.members.remove(id) else {
+            return;
+        };
+        let stop = Message::Stop { failed: true, expelled: true, set_aside };
+        send(out, vec![member.connection], stop, why.clone());
+        out.push(Decision { act: Act::Drop(member.connection), why: why.clone() });
+        self.note_about("lost", &member, why, out);
+        self.forget_orders_of(&member, out);
     }
 
     fn tick(&mut self, now: Duration, out: &mut Decisions) {
         self.hear_silence(now, out);
         match &self.phase {
-            Phase::Forming { .. } => self.forming_tick(now, out),
+            Phase::Forming(_) => self.forming_tick(now, out),
             Phase::Running(_) => self.running_tick(now, out),
-            Phase::Halting(_) => self.halting_tick(now, out),
+            Phase::Regrouping(_) => self.regrouping_tick(now, out),
             Phase::Ended { .. } => {}
         }
     }
@@ -243,33 +323,67 @@ impl Machine {
             return;
         }
         let limit = self.heartbeat_timeout();
-        for connection in self.members.silent(now, limit) {
-            let Some(member) = self.members.on(connection) else {
+        for id in self.members.silent(now, limit) {
+            let Some(member) = self.members.get(id) else {
                 continue;
             };
             let silence = member.silence(now).as_secs_f64();
+            let connection = member.connection;
             let text = format!(
                 "{} has been silent for {silence:.1} s (run.heartbeat_timeout is {} s); {}",
                 member.describe(),
                 self.plan.config.run.heartbeat_timeout,
                 member.last_doing()
             );
-            // Its stream is still open: should it wake up, it must not go on by itself.
-            send(out, vec![connection], Message::Stop { failed: true }, text.clone());
-            self.lost(connection, text, now, out);
+            // Should it wake up, it finds its stream closed and comes back as one that is outside.
+            out.push(Decision { act: Act::Drop(connection), why: text.clone() });
+            self.lost(id, text, now, out);
         }
     }
 
-    fn control(&mut self, action: Action, reason: &str, out: &mut Decisions) -> Result<Step, String> {
-        match (&mut self.phase, action) {
-            (Phase::Running(running), _) => Ok(running.ask(action, reason)),
-            (Phase::Forming { .. }, Action::Stop) => {
+    fn control(
+        &mut self,
+        action: Action,
+        reason: &str,
+        grace: Duration,
+        now: Duration,
+        out: &mut Decisions,
+    ) -> Result<Step, String> {
+        match (&self.phase, action) {
+            (Phase::Running(running), _) => {
+                let step = self.course.step();
+                if self.course.stopping.is_some() {
+                    return Ok(Step(step.0.saturating_sub(1)));
+                }
+                // What is sent already cannot change. If it holds the end, the end brings all that can be asked for.
+                if self.course.newest().orders.stop {
+                    return Ok(step);
+                }
+                // Orders ride with the next equilibrium: two steps, and the checkpoint.
+                let seconds = running.step_seconds().unwrap_or(0.0);
+                let spent = now.saturating_sub(running.since).as_secs_f64().max(seconds);
+                let too_slow = !grace.is_zero() && 3.0 * spent > grace.as_secs_f64();
+                self.course.asked.add(action, reason);
+                if action == Action::Stop && too_slow {
+                    let text = format!(
+                        "a stop was asked for ({reason}) within {:.0} s, less than it takes to finish the step",
+                        grace.as_secs_f64()
+                    );
+                    self.end_generation(Cause::StopNow(text), now, out);
+                    return Ok(Step(step.0.saturating_sub(1)));
+                }
+                Ok(step.next())
+            }
+            (Phase::Forming(_), Action::Stop) if !self.members.iter().any(|member| member.rank.is_some()) => {
                 let step = self.plan.start().step;
                 self.end(false, step, format!("stopped on request before the first step ({reason})"), out);
                 Ok(step)
             }
-            (Phase::Forming { .. }, _) => Err("the run is still waiting for its trainers".into()),
-            (Phase::Halting(_), _) => Err(format!("the run is about to end: {}", self.reason)),
+            (Phase::Forming(_), Action::Stop) | (Phase::Regrouping(_), _) => {
+                self.course.asked.add(action, reason);
+                Ok(self.course.step())
+            }
+            (Phase::Forming(_), _) => Err("the run is still waiting for its trainers".into()),
             (Phase::Ended { .. }, _) => Err(format!("the run has ended: {}", self.reason)),
         }
     }
@@ -280,7 +394,8 @@ impl Machine {
         if self.generation > self.plan.generation {
             out.push(Decision { act: Act::Close(self.generation), why: why.clone() });
         }
-        send(out, self.members.connections(), Message::Stop { failed }, why.clone());
+        let stop = Message::Stop { failed, expelled: false, set_aside: false };
+        send(out, self.members.connections(), stop, why.clone());
         let note = Note { step, ..self.note("stop", None) };
         out.push(Decision { act: Act::Note(note), why: why.clone() });
         self.phase = Phase::Ended { failed, step };
@@ -290,8 +405,8 @@ impl Machine {
     /// The last checkpoint, and how to go on from it.
     fn how_to_resume(&self) -> String {
         let command = &self.plan.resume_command;
-        match self.checkpoints.last() {
-            Some(step) => format!("resume from step {step} with `{command}`"),
+        match self.course.checkpoints.last_key_value() {
+            Some((step, _)) => format!("resume from step {step} with `{command}`"),
             None => "there is no checkpoint to go on from".to_owned(),
         }
     }
@@ -307,10 +422,8 @@ impl Machine {
     /// The step the run is in.
     fn step(&self) -> Step {
         match &self.phase {
-            Phase::Forming { .. } => self.plan.start().step,
-            Phase::Running(running) => running.step(),
-            Phase::Halting(halting) => halting.step(),
             Phase::Ended { step, .. } => *step,
+            _ => self.course.step(),
         }
     }
 
@@ -326,7 +439,7 @@ impl Machine {
 }
 
 fn tick_interval(heartbeat_timeout: f64) -> Duration {
-    Duration::from_secs_f64((heartbeat_timeout / 10.0).clamp(0.005, 0.1))
+    Duration::from_secs_f64((heartbeat_timeout / 40.0).clamp(0.005, 0.04))
 }
 
 fn send(out: &mut Decisions, to: Vec<ConnectionId>, message: Message, why: impl Into<String>) {
@@ -343,5 +456,3 @@ fn ignore(out: &mut Decisions, connection: ConnectionId, why: String) {
 mod made_up;
 #[cfg(test)]
 mod scenarios;
-#[cfg(test)]
-mod simulation;

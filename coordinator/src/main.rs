@@ -1,14 +1,15 @@
 //! The coordinator's binary: options, signals and exit codes around [`coordinator::Coordinator`].
 //!
 //! Exit codes: 0 the run is finished or was stopped on request, 1 it failed (the reason is the last line on stderr), 2 it
-//! could not be started. The only line on stdout says where it listens.
+//! could not be started. The only line on stdout says where it listens. `coordinator replay RUN` ends with 0 if every
+//! decision came out again, with 1 if not, with 2 if there is nothing to replay.
 
 use std::io::{Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Parser, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use coordinator::server::Handle;
 use coordinator::{Coordinator, Options};
 use tokio::signal::unix::{SignalKind, signal};
@@ -16,7 +17,27 @@ use tracing_subscriber::EnvFilter;
 
 /// Keeps a run: who takes part, what each step needs, and what happens when something goes wrong.
 #[derive(Debug, Parser)]
-#[command(version, about)]
+#[command(version, about, subcommand_negates_reqs = true, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    arguments: Option<Arguments>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Tell the machine again what the journal of a run says it was told, and compare every decision
+    Replay {
+        /// The directory of the run
+        run: PathBuf,
+        /// Nothing but the last line
+        #[arg(long)]
+        quiet: bool,
+    },
+}
+
+#[derive(Args, Debug)]
 struct Arguments {
     /// The directory of the run
     #[arg(long, env = "BEGAN_RUN")]
@@ -62,7 +83,15 @@ fn seconds(text: &str) -> Result<Duration, String> {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let cli = Cli::parse();
+    let arguments = match (cli.command, cli.arguments) {
+        (Some(Command::Replay { run, quiet }), _) => return replay(&run, quiet),
+        (None, Some(arguments)) => arguments,
+        (None, None) => {
+            let missing = "--run RUN and --world N are needed, or a command";
+            Cli::command().error(clap::error::ErrorKind::MissingRequiredArgument, missing).exit()
+        }
+    };
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return cannot_start(&format!("cannot start threads: {error}")),
@@ -70,6 +99,33 @@ fn main() -> ExitCode {
     let code = runtime.block_on(run(arguments));
     runtime.shutdown_timeout(Duration::from_millis(500));
     code
+}
+
+fn replay(run: &Path, quiet: bool) -> ExitCode {
+    let show = |line: &str| {
+        if !quiet {
+            let _ = writeln!(std::io::stdout(), "{line}");
+        }
+    };
+    let found = match coordinator::replay::replay(run, show) {
+        Ok(found) => found,
+        Err(error) => return cannot_start(&error.to_string()),
+    };
+    for difference in &found.differences {
+        let _ = writeln!(std::io::stderr(), "different: {difference}");
+    }
+    let verdict = if found.differences.is_empty() { "every decision came out again" } else { "not all came out again" };
+    let _ = writeln!(
+        std::io::stdout(),
+        "{}: {verdict}: {} events led to {} decisions, {} steps in {} generations, over {} starts of the coordinator",
+        run.display(),
+        found.events,
+        found.decisions,
+        found.steps,
+        found.generations,
+        found.starts
+    );
+    ExitCode::from(u8::from(!found.differences.is_empty()))
 }
 
 async fn run(arguments: Arguments) -> ExitCode {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use began::Step;
 use began_record::tensorboard::Writer;
-use began_record::{Entry, Journal, Launch, RunDir, StepRow};
+use began_record::{Entry, InputsRow, Journal, Launch, RunDir, StepRow};
 
 /// Between two transactions.
 const BATCH: Duration = Duration::from_millis(100);
@@ -32,17 +32,14 @@ pub enum Record {
     Sample(Step),
     /// A launch, for the manifest.
     Launch(Launch),
-    /// Old checkpoints may go.
-    Prune,
-}
-
-/// How many checkpoints stay.
-#[derive(Clone, Copy, Debug)]
-pub struct Keep {
-    /// The newest.
-    pub newest: u32,
-    /// Those at multiples of this; 0 is none.
-    pub every: u64,
+    /// These checkpoints may go.
+    Prune(Vec<Step>),
+    /// Checkpoints above this step hold a fault, and go.
+    Discard(Step),
+    /// This checkpoint is put aside, for whoever wants to look at it.
+    SetAside(Step),
+    /// Something that the machine was told, in the form it is kept in.
+    Input(Vec<u8>),
 }
 
 /// Told when something could not be recorded.
@@ -72,12 +69,30 @@ impl Recorder {
     ///
     /// # Errors
     /// If the system has none left.
-    pub fn start(run: RunDir, journal: Journal, keep: Keep, trouble: Trouble) -> std::io::Result<(Self, Recording)> {
+    pub fn start(
+        run: RunDir,
+        journal: Journal,
+        start: u64,
+        durable: Arc<AtomicU64>,
+        trouble: Trouble,
+    ) -> std::io::Result<(Self, Recording)> {
         let (queue, commands) = sync_channel(QUEUE);
         let lost = Arc::new(AtomicU64::new(0));
         let recorder = Self { queue, lost: lost.clone() };
-        let desk =
-            Desk { run, journal, keep, trouble, lost, board: Board::Unopened, unwritten: Vec::new(), retry: None };
+        let desk = Desk {
+            run,
+            journal,
+            start,
+            durable,
+            trouble,
+            lost,
+            board: Board::Unopened,
+            unwritten: Vec::new(),
+            inputs: Vec::new(),
+            pending: 0,
+            noted: 0,
+            retry: None,
+        };
         let thread = thread::Builder::new().name("recorder".into()).spawn(move || desk.work(&commands))?;
         Ok((recorder.clone(), Recording { recorder, thread }))
     }
@@ -123,11 +138,18 @@ enum Board {
 struct Desk {
     run: RunDir,
     journal: Journal,
-    keep: Keep,
+    /// Which start of the coordinator this is.
+    start: u64,
+    /// Steps below this one are in the journal.
+    durable: Arc<AtomicU64>,
     trouble: Trouble,
     lost: Arc<AtomicU64>,
     board: Board,
     unwritten: Vec<Entry>,
+    /// Inputs for the next row, how many, and how many came before them.
+    inputs: Vec<u8>,
+    pending: u64,
+    noted: u64,
     /// When to try a disk again that refused.
     retry: Option<Instant>,
 }
@@ -173,15 +195,78 @@ impl Desk {
                     (self.trouble)(format!("the launch is not in the manifest: {error}"));
                 }
             }
-            Record::Prune => match self.run.prune_checkpoints(self.keep.newest, self.keep.every) {
-                Ok(removed) if removed.is_empty() => {}
-                Ok(removed) => tracing::debug!(?removed, "old checkpoints are removed"),
-                Err(error) => (self.trouble)(format!("old checkpoints stay: {error}")),
-            },
+            Record::Prune(steps) => {
+                for step in steps {
+                    self.remove_checkpoint(step);
+                }
+            }
+            Record::Discard(above) => {
+                let found = self.run.checkpoints().unwrap_or_default();
+                for checkpoint in found.into_iter().filter(|checkpoint| checkpoint.step > above) {
+                    self.put_aside("suspect", checkpoint.step);
+                }
+            }
+            Record::SetAside(step) => self.put_aside("damaged", step),
+            Record::Input(bytes) => {
+                self.inputs.extend_from_slice(&bytes);
+                self.pending += 1;
+            }
         }
     }
 
+    fn remove_checkpoint(&self, step: Step) {
+        let name = RunDir::step_name(step);
+        let (place, doomed) =
+            (self.run.checkpoint_folder().join(&name), self.run.checkpoint_folder().join(format!(".removing-{name}")));
+        // Renamed first: a checkpoint that is half removed must not look whole.
+        match std::fs::rename(&place, &doomed).and_then(|()| std::fs::remove_dir_all(&doomed)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                (self.trouble)(format!("the old checkpoint {} stays: {error}", place.display()));
+            }
+            _ => {}
+        }
+    }
+
+    /// Nothing picks up what has such a name.
+    fn put_aside(&self, why: &str, step: Step) {
+        let name = RunDir::step_name(step);
+        let folder = self.run.checkpoint_folder();
+        let (place, aside) = (folder.join(&name), folder.join(format!("{why}-{name}")));
+        let _ = std::fs::remove_dir_all(&aside);
+        match std::fs::rename(&place, &aside) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                (self.trouble)(format!("the {why} checkpoint {} could not be put aside: {error}", place.display()));
+            }
+            _ => {}
+        }
+    }
+
+    /// Makes a row of the inputs that came since the last one.
+    fn close_row(&mut self) {
+        if self.pending == 0 {
+            return;
+        }
+        let (count, first) = (std::mem::take(&mut self.pending), self.noted);
+        self.noted += count;
+        let data = std::mem::take(&mut self.inputs);
+        if self.unwritten.len() < QUEUE {
+            self.unwritten.push(Entry::Inputs(InputsRow { start: self.start, first, count, data }));
+        } else {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The first step that the journal has not got once all of `unwritten` is in it.
+    fn reached(&self) -> Option<u64> {
+        self.unwritten.iter().rev().find_map(|entry| match entry {
+            Entry::Step(row) => Some(row.record.step.0 + 1),
+            Entry::Rewind(step) => Some(step.0),
+            _ => None,
+        })
+    }
+
     fn write(&mut self) {
+        self.close_row();
         if let Board::Open(board) = &mut self.board
             && let Err(error) = board.flush()
         {
@@ -192,6 +277,9 @@ impl Desk {
         }
         match self.journal.write(&self.unwritten) {
             Ok(()) => {
+                if let Some(reached) = self.reached() {
+                    self.durable.store(reached, Ordering::Relaxed);
+                }
                 self.unwritten.clear();
                 self.retry = None;
                 let lost = self.lost.swap(0, Ordering::Relaxed);
@@ -308,8 +396,8 @@ mod tests {
                 heard.push(text);
             }
         });
-        let keep = Keep { newest: 1, every: 0 };
-        let (recorder, recording) = Recorder::start(run.clone(), journal, keep, trouble)?;
+        let durable = Arc::new(AtomicU64::new(0));
+        let (recorder, recording) = Recorder::start(run.clone(), journal, 1, durable, trouble)?;
 
         rusqlite::Connection::open(run.journal())?.execute_batch("DROP TABLE events")?;
         recorder.record(event("while it fails"));

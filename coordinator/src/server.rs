@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use began::order::{OrderError, SampleOrder};
@@ -22,7 +23,8 @@ pub use crate::actor::Outcome;
 use crate::actor::{Actor, INCOMING, Input};
 use crate::exchange::Exchange;
 use crate::machine::{Action, Machine, Plan, PlanError, Resume};
-use crate::recorder::{Keep, Recorder, Recording};
+use crate::inputs::InputLog;
+use crate::recorder::{Recorder, Recording, wall_clock};
 use crate::service::Face;
 use crate::watchers::Watchers;
 use crate::wire::Letterhead;
@@ -135,7 +137,8 @@ impl Handle {
     /// Finish the step, write a checkpoint, end.
     pub async fn stop(&self, reason: &str) {
         let (reply, _) = oneshot::channel();
-        let _ = self.0.send(Input::Control { action: Action::Stop, reason: reason.into(), reply }).await;
+        let reason = reason.into();
+        let _ = self.0.send(Input::Control { action: Action::Stop, reason, grace: Duration::ZERO, reply }).await;
     }
 
     /// End at once.
@@ -155,24 +158,29 @@ impl Coordinator {
         let config_text = std::fs::read_to_string(run.path().join("run.toml"))
             .map_err(RecordError::io("read", run.path().join("run.toml")))?;
         let manifest = run.manifest()?;
-        let plan = plan(&run, &manifest.run, &manifest.data_digest, options)?;
+        let (mut journal, salvaged) = Journal::open_or_salvage(&run)?;
+        let mut warnings: Vec<String> = salvaged.into_iter().collect();
+        if !options.accept_changed_checkpoint {
+            warnings.extend(run.set_aside_damaged_checkpoints(&manifest.run)?);
+        }
+        let plan = plan(&run, &manifest.run, &manifest.data_digest, &journal, options)?;
         let config = plan.config.clone();
         let world = plan.world;
-        let resume_at = plan.start().step;
+        let durable = Arc::new(AtomicU64::new(plan.recorded.0));
+        let kept = postcard::to_stdvec(&plan)
+            .map_err(|error| StartError::Start { what: "the journal of decisions", error: error.to_string() })?;
         let machine = Machine::new(plan)?;
 
         let cannot_listen = |error| StartError::Listen { address: options.listen.clone(), error };
         let listener = TcpListener::bind(&options.listen).await.map_err(cannot_listen)?;
         let address = listener.local_addr().map_err(cannot_listen)?;
 
-        let mut journal = Journal::create_or_open(&run)?;
-        journal.rewind(resume_at)?;
+        let start = journal.start(wall_clock(), &kept)?;
         let (inputs, taken) = mpsc::channel(INCOMING);
         let complaints = inputs.clone();
         // Tried, not waited for: the record's complaints must not stop the record.
         let trouble = Box::new(move |text: String| drop(complaints.try_send(Input::Trouble(text))));
-        let keep = Keep { newest: config.run.keep_checkpoints, every: config.run.keep_every };
-        let (recorder, recording) = Recorder::start(run.clone(), journal, keep, trouble)
+        let (recorder, recording) = Recorder::start(run.clone(), journal, start, durable.clone(), trouble)
             .map_err(|error| StartError::Start { what: "the recorder's thread", error: error.to_string() })?;
 
         let exchange = Arc::new(Exchange::new(manifest.run.clone()));
@@ -182,6 +190,7 @@ impl Coordinator {
             config: config_text,
             data_digest: manifest.data_digest,
             heartbeat_seconds: config.run.heartbeat_timeout / 4.0,
+            durable,
         };
         let actor = Actor {
             machine,
@@ -189,11 +198,15 @@ impl Coordinator {
             exchange: exchange.clone(),
             watchers: watchers.clone(),
             recorder,
+            inputs: InputLog,
             launch: manifest.launches.len() as u32,
             steps: config.run.steps,
             lanes: config.run.lanes,
             world,
         };
+        for warning in warnings {
+            let _ = inputs.try_send(Input::Trouble(warning));
+        }
         let (told, outcome) = oneshot::channel();
         let actor = tokio::spawn(actor.run(taken, told));
         let face = Face::new(inputs.clone(), exchange, watchers);
@@ -238,7 +251,13 @@ impl Coordinator {
 }
 
 /// Puts together what the machine starts from.
-fn plan(run: &RunDir, name: &str, data_digest: &str, options: &Options) -> Result<Plan, StartError> {
+fn plan(
+    run: &RunDir,
+    name: &str,
+    data_digest: &str,
+    journal: &Journal,
+    options: &Options,
+) -> Result<Plan, StartError> {
     let config = run.config()?;
     let path = Path::new(&config.data.path);
     let data = began_data::Manifest::load(path)?;
@@ -258,28 +277,28 @@ fn plan(run: &RunDir, name: &str, data_digest: &str, options: &Options) -> Resul
         path: path.to_string_lossy().into_owned(),
         equilibrium: state.equilibrium,
     });
+    let (steps, events) = (journal.steps()?, journal.events()?);
+    let reach = began::guard::Watch::reach(&config.guard, 20 * config.run.checkpoint_every.clamp(1, 50_000));
+    let known = &steps[steps.len().saturating_sub(reach)..];
+    let rolled_back = |event: &&began_record::EventRow| event.kind == "guard" && event.text.contains("; rollback ");
     Ok(Plan {
+        recorded: steps.last().map_or(Step(0), |row| row.record.step.next()),
+        digested: journal.last_digest()?.map_or(Step(0), |(step, _)| step),
+        recent: known.iter().map(|row| row.record).collect(),
+        rollbacks: events.iter().filter(rolled_back).count() as u32,
         run: name.to_owned(),
         order,
         world: options.world,
         nodes: options.nodes,
         resume,
-        checkpoints: checkpoints.iter().map(|checkpoint| checkpoint.step).collect(),
-        generation: last_generation(run)?,
+        checkpoints: checkpoints.iter().map(|checkpoint| (checkpoint.step, checkpoint.state.equilibrium)).collect(),
+        // Generations count on over launches, so that the journal can tell them apart.
+        generation: Generation(events.iter().map(|event| event.generation).max().unwrap_or(0)),
         accept_changed_checkpoint: options.accept_changed_checkpoint,
         forming_timeout: options.forming_timeout,
         resume_command: format!("launcher resume {}", run.path().display()),
         config,
     })
-}
-
-/// Generations count on over launches, so that the journal can tell them apart.
-fn last_generation(run: &RunDir) -> Result<Generation, RecordError> {
-    if !run.journal().exists() {
-        return Ok(Generation(0));
-    }
-    let events = Journal::create_or_open(run)?.events()?;
-    Ok(Generation(events.iter().map(|event| event.generation).max().unwrap_or(0)))
 }
 
 async fn serve(

@@ -93,7 +93,8 @@ impl Coordinator for Face {
             reason if reason.trim().is_empty() => "no reason given".into(),
             reason => reason,
         };
-        let step = self.ask(|reply| Input::Control { action, reason, reply }).await?;
+        let grace = wire::grace(&request);
+        let step = self.ask(|reply| Input::Control { action, reason, grace, reply }).await?;
         let step = step.map_err(Status::failed_precondition)?;
         Ok(Response::new(ControlResponse { step: step.0 }))
     }

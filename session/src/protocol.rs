@@ -333,13 +333,13 @@ impl Protocol {
                 out.push(Output::ForgetLeases);
                 out.push(Output::Tell(News::Opened(place.generation, Box::new(opened))));
             }
-            // Of another generation, or said while this one is being left.
-            _ if message.generation != self.generation => {}
-            Down::Lease(lease) => out.push(Output::Lease(lease)),
+            Down::Lease(lease) if message.generation == self.generation => out.push(Output::Lease(lease)),
+            Down::Lease(_) => {}
             Down::Equilibrium(equilibrium) => {
                 // One that is known already came again with a new stream.
                 let known = self.history.newest().is_some_and(|newest| newest.step >= equilibrium.step);
-                if self.place.is_some() && !known {
+                let mine = self.place.is_some() && message.generation == self.generation;
+                if mine && !known {
                     self.history.given(equilibrium);
                     out.push(Output::Tell(News::Equilibrium(Box::new(equilibrium))));
                 }
@@ -492,7 +492,7 @@ mod tests {
         let digest = wire::StateDigest { step: 6, digest: "abc".into(), ..Default::default() };
         p.handle(Input::Say(Say::Digest(digest)), SECOND);
         let halt = |digest| Down::Halt(wire::Halt { reason: "x".into(), digest });
-        assert!(p.handle(down(2, halt(true)), SECOND).is_empty());
+        assert!(p.handle(down(2, Down::Equilibrium(equilibrium(9, 0))), SECOND).is_empty());
         assert_eq!(p.handle(down(3, halt(true)), SECOND).len(), 1);
         let out = p.handle(Input::Say(Say::Held), SECOND);
         assert!(matches!(sent(&out)[..], [Up::Held(held)] if held.digest.as_ref().is_some_and(|d| d.digest == "abc")));

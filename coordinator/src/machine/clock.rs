@@ -7,19 +7,21 @@ use std::time::Duration;
 
 /// Counts the time in which the machine was awake.
 #[derive(Clone, Debug)]
-pub(super) struct Clock {
+pub struct Clock {
     last: Duration,
     asleep: Duration,
     longest_gap: Duration,
 }
 
 impl Clock {
-    pub(super) fn new(longest_gap: Duration) -> Self {
+    /// At the start; a gap longer than this counts as absence.
+    #[must_use]
+    pub fn new(longest_gap: Duration) -> Self {
         Self { last: Duration::ZERO, asleep: Duration::ZERO, longest_gap }
     }
 
     /// The time awake, at `now`. Time that runs backwards stands still.
-    pub(super) fn at(&mut self, now: Duration) -> Duration {
+    pub fn at(&mut self, now: Duration) -> Duration {
         let gap = now.saturating_sub(self.last);
         if gap > self.longest_gap {
             self.asleep += gap;

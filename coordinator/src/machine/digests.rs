@@ -1,6 +1,6 @@
 //! The digests of one generation: every trainer holds the same state, so every digest of a step must be the same.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use began::{Rank, Step};
 
@@ -11,7 +11,11 @@ use super::event::Digest;
 pub(super) struct DigestBook {
     world: usize,
     pending: BTreeMap<Step, Vec<Option<Digest>>>,
-    /// The first step of the generation: its digest is welcome, and nobody waits for it.
+    /// Those of `pending` that somebody waits for.
+    waited_for: BTreeSet<Step>,
+    /// All agreed up to there.
+    done: Step,
+    /// The first step of the generation: its digest is welcome, and nobody waits for it unless it was ordered.
     start: Step,
 }
 
@@ -25,17 +29,39 @@ pub(super) enum Compared {
     /// All are there and equal; this is rank 0's, with its tensors.
     Agreed(Digest),
     /// All are there and these ranks differ from the most frequent one.
-    Differs(Vec<Rank>),
+    Differs {
+        /// Which.
+        ranks: Vec<Rank>,
+        /// Whether the others are the majority, so that these are in the wrong.
+        clear: bool,
+    },
 }
 
 impl DigestBook {
     pub(super) fn new(world: usize, start: Step) -> Self {
-        Self { world, pending: BTreeMap::from([(start, vec![None; world])]), start }
+        let pending = BTreeMap::from([(start, vec![None; world])]);
+        Self { world, pending, waited_for: BTreeSet::new(), done: Step(0), start }
     }
 
-    /// Trainers were told to digest the state of `step`.
+    /// The step the generation began with.
+    pub(super) fn start(&self) -> Step {
+        self.start
+    }
+
+    /// Trainers were told to digest the state of `step`; with the first one's, it is waited for.
     pub(super) fn expect(&mut self, step: Step) {
-        self.pending.insert(step, vec![None; self.world]);
+        self.waited_for.insert(step);
+        self.pending.entry(step).or_insert_with(|| vec![None; self.world]);
+    }
+
+    /// Of a generation that ended: the states that some digested and nobody differently. Those who did not are gone.
+    pub(super) fn undisputed(&self) -> Vec<Digest> {
+        let undisputed = |digests: &Vec<Option<Digest>>| {
+            let mut there = digests.iter().flatten();
+            let first = there.next()?;
+            there.all(|other| other.digest == first.digest).then(|| first.clone())
+        };
+        self.pending.values().filter_map(undisputed).collect()
     }
 
     /// Whether digests are missing.
@@ -52,7 +78,7 @@ impl DigestBook {
     }
 
     fn ordered(&self) -> impl Iterator<Item = &Vec<Option<Digest>>> {
-        self.pending.iter().filter(|(step, _)| **step != self.start).map(|(_, digests)| digests)
+        self.pending.iter().filter(|(step, _)| self.waited_for.contains(step)).map(|(_, digests)| digests)
     }
 
     /// Takes a digest in.
@@ -65,6 +91,9 @@ impl DigestBook {
             return Err(format!("an empty digest of step {step}"));
         }
         let Some(digests) = self.pending.get_mut(&step) else {
+            if step <= self.done {
+                return Ok(Compared::Again);
+            }
             return Err(format!("a digest of step {step}, where none is asked for"));
         };
         let Some(place) = digests.get_mut(rank.0 as usize) else {
@@ -79,7 +108,11 @@ impl DigestBook {
             return Ok(Compared::Waiting);
         }
         let digests: Vec<Digest> = self.pending.remove(&step).into_iter().flatten().flatten().collect();
-        Ok(compare(digests))
+        let compared = compare(digests);
+        if matches!(compared, Compared::Agreed(_)) {
+            self.done = self.done.max(step);
+        }
+        Ok(compared)
     }
 }
 
@@ -97,7 +130,11 @@ fn compare(mut digests: Vec<Digest>) -> Compared {
         .filter(|(_, d)| Some(&d.digest) != usual.as_ref())
         .map(|(rank, _)| rank)
         .collect();
-    if differing.is_empty() { Compared::Agreed(digests.swap_remove(0)) } else { Compared::Differs(differing) }
+    if differing.is_empty() {
+        return Compared::Agreed(digests.swap_remove(0));
+    }
+    let clear = 2 * differing.len() < digests.len();
+    Compared::Differs { ranks: differing, clear }
 }
 
 #[cfg(test)]
@@ -123,19 +160,20 @@ mod tests {
     #[test]
     fn the_one_that_differs_from_the_majority_is_named_even_if_it_is_rank_0() -> Result<(), String> {
         assert_eq!(compared(&["a", "a", "a"])?, Compared::Agreed(digest("a")));
-        assert_eq!(compared(&["a", "b", "a"])?, Compared::Differs(vec![Rank(1)]));
-        assert_eq!(compared(&["b", "a", "a"])?, Compared::Differs(vec![Rank(0)]));
-        assert_eq!(compared(&["a", "b"])?, Compared::Differs(vec![Rank(1)]));
+        assert_eq!(compared(&["a", "b", "a"])?, Compared::Differs { ranks: vec![Rank(1)], clear: true });
+        assert_eq!(compared(&["b", "a", "a"])?, Compared::Differs { ranks: vec![Rank(0)], clear: true });
+        assert_eq!(compared(&["a", "b"])?, Compared::Differs { ranks: vec![Rank(1)], clear: false });
         Ok(())
     }
 
     #[test]
     fn the_state_a_generation_begins_with_is_compared_but_never_waited_for() {
         let mut book = DigestBook::new(2, Step(5));
+        assert!(book.undisputed().is_empty());
         assert!(!book.is_waiting() && book.missing().is_empty());
         assert_eq!(book.add(Rank(0), digest("a")), Ok(Compared::Waiting));
         assert!(!book.is_waiting());
-        assert_eq!(book.add(Rank(1), digest("b")), Ok(Compared::Differs(vec![Rank(1)])));
+        assert_eq!(book.add(Rank(1), digest("b")), Ok(Compared::Differs { ranks: vec![Rank(1)], clear: false }));
     }
 
     #[test]

@@ -4,19 +4,21 @@
 //! of [`super::Machine::handle`].
 
 use std::fmt;
+use std::time::Duration;
 
 use began::{Equilibrium, Generation, Lane, LaneLosses, Rank, Step, StepRecord};
+use serde::{Deserialize, Serialize};
 
 /// One session's stream. A trainer that comes back has a new one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ConnectionId(pub u64);
 
 /// What a trainer calls itself: unique for the life of its process.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct TrainerId(pub String);
 
 /// Which question an answer belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Ticket(pub u64);
 
 impl fmt::Display for TrainerId {
@@ -26,7 +28,7 @@ impl fmt::Display for TrainerId {
 }
 
 /// What the machine is told.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Event {
     /// The first event of all.
     Started,
@@ -54,6 +56,8 @@ pub enum Event {
         action: Action,
         /// Who asks and why.
         reason: String,
+        /// When whoever asks for a stop ends everything; zero: never.
+        grace: Duration,
     },
     /// Everything ends at once.
     Abort {
@@ -63,7 +67,7 @@ pub enum Event {
 }
 
 /// What [`Event::Control`] may ask for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Action {
     /// A checkpoint after the next step.
     Checkpoint,
@@ -71,10 +75,12 @@ pub enum Action {
     Stop,
     /// A sample grid after the next step.
     Sample,
+    /// Nothing but the reason in the journal.
+    Note,
 }
 
 /// One message of a trainer.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Said {
     /// The run it means; empty where it does not know yet.
     pub run: String,
@@ -85,10 +91,10 @@ pub struct Said {
 }
 
 /// What a trainer may say.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Body {
-    /// The first message.
-    Hello(Hello),
+    /// The first message: who it is, and what it brings along.
+    Hello(Hello, Box<Returning>),
     /// The losses of its lanes in a step.
     Losses {
         /// Which step.
@@ -102,21 +108,79 @@ pub enum Body {
     Digest(Digest),
     /// A checkpoint was written, or could not be.
     Checkpoint(Written),
-    /// A sample grid was written, or could not be.
-    Sample(Written),
-    /// What it holds after a halt.
+    /// A sample grid was written, or could not be; with how much its samples differ, 0 where that was not measured.
+    Sample(Written, f64),
+    /// It has left its generation.
     Held {
-        /// The committed steps behind the state.
-        step: Step,
-        /// The losses of all lanes in the step before.
-        losses: Vec<(Lane, LaneLosses)>,
+        /// The state it holds whole.
+        step: Option<Step>,
+        /// Its last digest, tensor by tensor, if it was asked for.
+        digest: Option<Digest>,
+        /// How often the run had gone back before that state.
+        lineage: u64,
     },
+    /// What led to the state it holds.
+    Recalled {
+        /// Consecutive committed steps, oldest first.
+        steps: Vec<Past>,
+        /// The equilibria of the held state and the one after it, as far as it was given them.
+        given: Vec<Given>,
+    },
+    /// A sum failed; it has left its generation and waits for the halt.
+    Severed(String),
+    /// Connected to all peers, and holding the generation's state.
+    Ready {
+        /// Seconds it took to connect.
+        rendezvous: f64,
+        /// Seconds it took to get the state.
+        heal: f64,
+    },
+    /// The checkpoint to begin with cannot be used; it has left its generation.
+    Unusable(Written),
     /// It cannot go on, by its own fault.
-    Failure(String),
+    Failure {
+        /// Why.
+        reason: String,
+        /// Whether any other would fail the same way.
+        for_all: bool,
+    },
+}
+
+/// What a trainer that comes back brings along; all of it is empty in one that was just started.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Returning {
+    /// The state it holds whole.
+    pub step: Option<Step>,
+    /// The place it still has in a generation whose group is whole.
+    pub claim: Option<Claim>,
+    /// The newest equilibrium it was given.
+    pub given: Option<Given>,
+    /// How often the run had gone back before its state.
+    pub lineage: u64,
+}
+
+/// A place in a generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claim {
+    /// Which generation.
+    pub generation: Generation,
+    /// The rank in it.
+    pub rank: Rank,
+    /// Its size.
+    pub world: u32,
+}
+
+/// A committed step as a trainer remembers it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Past {
+    /// What the step was given, with its orders.
+    pub given: Given,
+    /// The losses of all lanes, by lane.
+    pub losses: Vec<LaneLosses>,
 }
 
 /// Who a trainer is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
     /// Version of the protocol.
     pub version: u32,
@@ -137,7 +201,7 @@ pub struct Hello {
 }
 
 /// What a trainer is doing.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Activity {
     /// It has not said.
     #[default]
@@ -185,7 +249,7 @@ impl fmt::Display for Activity {
 }
 
 /// A sign of life.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Heartbeat {
     /// What it does.
     pub activity: Activity,
@@ -196,7 +260,7 @@ pub struct Heartbeat {
 }
 
 /// The digest of a whole state.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Digest {
     /// The state's step.
     pub step: Step,
@@ -207,7 +271,7 @@ pub struct Digest {
 }
 
 /// How writing a file went.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Written {
     /// Of which state.
     pub step: Step,
@@ -216,7 +280,7 @@ pub struct Written {
 }
 
 /// A decision, and the reason for it in a sentence.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Decision {
     /// What is to be done.
     pub act: Act,
@@ -225,7 +289,7 @@ pub struct Decision {
 }
 
 /// What is to be done.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub enum Act {
     /// Send a message to these.
     Send {
@@ -236,6 +300,8 @@ pub enum Act {
     },
     /// Send the reason to a peer that is not taken in, and close its stream.
     Refuse(ConnectionId),
+    /// Close a stream without another word.
+    Drop(ConnectionId),
     /// Drop a message that changes nothing; the reason names it.
     Ignore(ConnectionId),
     /// Open the rendezvous of a new generation.
@@ -259,7 +325,15 @@ pub enum Act {
         seconds: f64,
         /// Images a second, over the last steps.
         images_per_second: f64,
+        /// What tells which samples all lanes drew.
+        drawn: u64,
     },
+    /// Forget the steps from this one on: they are computed again.
+    Rewind(Step),
+    /// Checkpoints above this step hold a fault, and go.
+    Discard(Step),
+    /// This checkpoint is damaged: put it aside.
+    SetAside(Step),
     /// Keep an event; the reason is its text.
     Note(Note),
     /// Keep the digest on which all trainers agree.
@@ -275,8 +349,8 @@ pub enum Act {
     },
     /// A sample grid is there.
     Sample(Step),
-    /// Old checkpoints may go: the newest is known to be sound.
-    Prune,
+    /// These checkpoints may go: the newest is known to be sound.
+    Prune(Vec<Step>),
     /// Answer a control request.
     Answer {
         /// Which.
@@ -294,7 +368,7 @@ pub enum Act {
 }
 
 /// Something for the journal and the watchers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Note {
     /// "joined", "generation", "lost", "checkpoint", ...
     pub kind: &'static str,
@@ -309,10 +383,13 @@ pub struct Note {
 }
 
 /// A message to a trainer.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Message {
     /// You are taken in.
-    Welcome,
+    Welcome {
+        /// The generation in which the place that was claimed is still there; 0: none.
+        generation: Generation,
+    },
     /// Your place in a generation.
     Opened(Opened),
     /// The shards you may read.
@@ -320,18 +397,27 @@ pub enum Message {
     /// What a step needs, and what to do once it is committed.
     Equilibrium(Given),
     /// Leave the generation and say what you hold.
-    Halt,
+    Halt {
+        /// With the last digest, tensor by tensor.
+        digest: bool,
+    },
+    /// Say what led to the state you hold, from this step on.
+    Recall(Step),
     /// Write what you hold.
     WriteCheckpoint(Given),
     /// The end.
     Stop {
         /// Whether the run failed.
         failed: bool,
+        /// Whether the run goes on without the receiver.
+        expelled: bool,
+        /// Whether nobody is to take its place.
+        set_aside: bool,
     },
 }
 
-/// A place in a generation.
-#[derive(Clone, Debug, PartialEq)]
+/// The place of the receiver in a new generation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Opened {
     /// How many trainers.
     pub world_size: u32,
@@ -343,10 +429,27 @@ pub struct Opened {
     pub accept_changed_checkpoint: bool,
     /// What the first step needs.
     pub given: Given,
+    /// What is due in the state it begins with.
+    pub orders: Orders,
+    /// Who gives the state to whom.
+    pub heal: Heal,
+    /// How often the run has gone back.
+    pub lineage: u64,
+}
+
+/// The receiver's part in handing the state around.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heal {
+    /// Rounds in all.
+    pub rounds: u32,
+    /// For one that does not hold the state: in which round it gets it, from whom.
+    pub from: Option<(u32, Rank)>,
+    /// For one that holds it: to whom it gives it, one a round.
+    pub to: Vec<Rank>,
 }
 
 /// Shards for an epoch.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lease {
     /// Which epoch.
     pub epoch: u64,
@@ -359,7 +462,7 @@ pub struct Lease {
 }
 
 /// An equilibrium as it is sent.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Given {
     /// k, rate and the watch over M_global, for a step.
     pub equilibrium: Equilibrium,
@@ -370,7 +473,7 @@ pub struct Given {
 }
 
 /// What to do in the state after a step.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Orders {
     /// Digest it.
     pub digest: bool,
@@ -380,4 +483,6 @@ pub struct Orders {
     pub sample: bool,
     /// Hold after it.
     pub stop: bool,
+    /// Leave the generation after it: a larger one opens.
+    pub regroup: bool,
 }

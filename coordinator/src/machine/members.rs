@@ -1,22 +1,41 @@
-//! Who takes part: the trainers that were taken in, each with its stream, its place and its last sign of life.
+//! Who takes part: the trainers that were taken in, each with its stream, its place, what it holds and its last sign of life.
 //!
-//! A member is known by its own name and not by its stream, so that a later version can let it come back on another.
+//! A member is known by a number of its own and not by its stream, so that it can come back on another.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Duration;
 
-use began::{Rank, lanes::lanes_of};
+use began::{Rank, Step, lanes::lanes_of};
 
 use super::event::{ConnectionId, Heartbeat, Hello, TrainerId};
+
+/// One trainer, for as long as it is in the run without a break.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct MemberId(u64);
+
+/// Where a member stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// In the generation.
+    Working,
+    /// Told to leave a generation; has not said yet what it holds.
+    Leaving,
+    /// In none, holding this.
+    Outside(Option<Step>),
+}
 
 /// One trainer that was taken in.
 #[derive(Clone, Debug)]
 pub(super) struct Member {
+    pub(super) id: MemberId,
     pub(super) hello: Hello,
     pub(super) connection: ConnectionId,
-    /// Its place in the generation, once there is one.
+    /// Its place in the generation that is open or was last, if it had one.
     pub(super) rank: Option<Rank>,
+    pub(super) standing: Standing,
+    /// When it came.
+    pub(super) since: Duration,
     /// When it last said anything.
     pub(super) heard: Duration,
     /// What it last said it was doing, and when.
@@ -66,46 +85,92 @@ impl Member {
     pub(super) fn lanes(&self, world: u32, lanes: u32) -> Range<u32> {
         self.rank.map_or(0..0, |rank| lanes_of(rank, world, lanes))
     }
+
+    /// Its node and its place on it.
+    pub(super) fn place(&self) -> (u32, u32) {
+        (self.hello.node, self.hello.local_rank)
+    }
+
+    pub(super) fn is_leaving(&self) -> bool {
+        self.standing == Standing::Leaving
+    }
 }
 
 /// All trainers that were taken in.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Members {
-    by_name: BTreeMap<TrainerId, Member>,
-    by_connection: BTreeMap<ConnectionId, TrainerId>,
+    all: BTreeMap<MemberId, Member>,
+    by_connection: BTreeMap<ConnectionId, MemberId>,
+    by_name: BTreeMap<TrainerId, MemberId>,
+    by_place: BTreeMap<(u32, u32), MemberId>,
+    next: u64,
 }
 
 impl Members {
     pub(super) fn len(&self) -> usize {
-        self.by_name.len()
+        self.all.len()
     }
 
-    /// Takes one in. Its name must be new.
-    pub(super) fn insert(&mut self, hello: Hello, connection: ConnectionId, now: Duration) {
-        let name = hello.trainer.clone();
-        self.by_connection.insert(connection, name.clone());
-        self.by_name.insert(name, Member { hello, connection, rank: None, heard: now, heartbeat: None });
+    /// Takes one in. Its name and its place must be new.
+    pub(super) fn insert(
+        &mut self,
+        hello: Hello,
+        connection: ConnectionId,
+        standing: Standing,
+        now: Duration,
+    ) -> MemberId {
+        let id = MemberId(self.next);
+        self.next += 1;
+        self.by_connection.insert(connection, id);
+        self.by_name.insert(hello.trainer.clone(), id);
+        let member =
+            Member { id, hello, connection, rank: None, standing, since: now, heard: now, heartbeat: None };
+        self.by_place.insert(member.place(), id);
+        self.all.insert(id, member);
+        id
     }
 
     /// Forgets one.
-    pub(super) fn remove(&mut self, connection: ConnectionId) -> Option<Member> {
-        self.by_name.remove(&self.by_connection.remove(&connection)?)
+    pub(super) fn remove(&mut self, id: MemberId) -> Option<Member> {
+        let member = self.all.remove(&id)?;
+        self.by_connection.remove(&member.connection);
+        self.by_name.remove(&member.hello.trainer);
+        self.by_place.remove(&member.place());
+        Some(member)
+    }
+
+    /// It speaks on another stream from now on; the one before.
+    pub(super) fn reconnect(&mut self, id: MemberId, connection: ConnectionId, now: Duration) -> Option<ConnectionId> {
+        let member = self.all.get_mut(&id)?;
+        let before = std::mem::replace(&mut member.connection, connection);
+        member.heard = now;
+        self.by_connection.remove(&before);
+        self.by_connection.insert(connection, id);
+        Some(before)
+    }
+
+    pub(super) fn get(&self, id: MemberId) -> Option<&Member> {
+        self.all.get(&id)
+    }
+
+    pub(super) fn get_mut(&mut self, id: MemberId) -> Option<&mut Member> {
+        self.all.get_mut(&id)
     }
 
     pub(super) fn named(&self, name: &TrainerId) -> Option<&Member> {
-        self.by_name.get(name)
+        self.all.get(self.by_name.get(name)?)
     }
 
     pub(super) fn on(&self, connection: ConnectionId) -> Option<&Member> {
-        self.by_name.get(self.by_connection.get(&connection)?)
+        self.all.get(self.by_connection.get(&connection)?)
     }
 
     pub(super) fn on_mut(&mut self, connection: ConnectionId) -> Option<&mut Member> {
-        self.by_name.get_mut(self.by_connection.get(&connection)?)
+        self.all.get_mut(self.by_connection.get(&connection)?)
     }
 
-    pub(super) fn at(&self, node: u32, local_rank: u32) -> Option<&Member> {
-        self.iter().find(|member| (member.hello.node, member.hello.local_rank) == (node, local_rank))
+    pub(super) fn at(&self, place: (u32, u32)) -> Option<&Member> {
+        self.all.get(self.by_place.get(&place)?)
     }
 
     pub(super) fn ranked(&self, rank: Rank) -> Option<&Member> {
@@ -113,7 +178,11 @@ impl Members {
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Member> {
-        self.by_name.values()
+        self.all.values()
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Member> {
+        self.all.values_mut()
     }
 
     /// Every stream.
@@ -121,18 +190,38 @@ impl Members {
         self.by_connection.keys().copied().collect()
     }
 
-    /// Gives out ranks in the order of (node, local rank), and returns the streams in that order.
-    pub(super) fn rank(&mut self) -> Vec<ConnectionId> {
-        let mut members: Vec<&mut Member> = self.by_name.values_mut().collect();
-        members.sort_by_key(|member| (member.hello.node, member.hello.local_rank));
-        for (rank, member) in (0..).map(Rank).zip(&mut members) {
-            member.rank = Some(rank);
+    /// The streams of these.
+    pub(super) fn connections_of(&self, ids: &[MemberId]) -> Vec<ConnectionId> {
+        ids.iter().filter_map(|id| Some(self.all.get(id)?.connection)).collect()
+    }
+
+    /// What someone is called in a sentence.
+    pub(super) fn describe(&self, id: MemberId) -> String {
+        self.get(id).map(Member::describe).unwrap_or_default()
+    }
+
+    /// Those outside any generation, in the order of (node, local rank).
+    pub(super) fn outside(&self) -> Vec<MemberId> {
+        let outside = |&id: &MemberId| {
+            self.all.get(&id).is_some_and(|member| matches!(member.standing, Standing::Outside(_)))
+        };
+        self.by_place.values().copied().filter(outside).collect()
+    }
+
+    /// Gives out ranks to these in their order, and takes everyone else's.
+    pub(super) fn rank(&mut self, world: &[MemberId]) {
+        for member in self.all.values_mut() {
+            member.rank = None;
         }
-        members.iter().map(|member| member.connection).collect()
+        for (rank, id) in (0..).map(Rank).zip(world) {
+            if let Some(member) = self.all.get_mut(id) {
+                member.rank = Some(rank);
+            }
+        }
     }
 
     /// Those silent for longer than `limit`.
-    pub(super) fn silent(&self, now: Duration, limit: Duration) -> Vec<ConnectionId> {
-        self.iter().filter(|member| member.silence(now) > limit).map(|member| member.connection).collect()
+    pub(super) fn silent(&self, now: Duration, limit: Duration) -> Vec<MemberId> {
+        self.iter().filter(|member| member.silence(now) > limit).map(|member| member.id).collect()
     }
 }

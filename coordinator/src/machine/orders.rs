@@ -24,6 +24,7 @@ impl Asked {
             Action::Stop => {
                 self.stop.get_or_insert_with(|| reason.to_owned());
             }
+            Action::Note => {}
         }
     }
 
@@ -43,6 +44,7 @@ impl Asked {
             checkpoint: due(run.checkpoint_every) || stop || std::mem::take(&mut self.checkpoint),
             sample: due(run.sample_every) || std::mem::take(&mut self.sample),
             stop,
+            regroup: false,
         }
     }
 }
@@ -65,7 +67,7 @@ mod tests {
 
     #[test]
     fn the_last_step_carries_every_order() {
-        let all = Orders { digest: true, checkpoint: true, sample: true, stop: true };
+        let all = Orders { digest: true, checkpoint: true, sample: true, stop: true, regroup: false };
         assert_eq!(Asked::default().orders(Step(9), &run()), all);
     }
 
@@ -75,7 +77,7 @@ mod tests {
         asked.add(Action::Sample, "");
         assert!(asked.orders(Step(0), &run()).sample && !asked.orders(Step(0), &run()).sample);
         asked.add(Action::Stop, "because");
-        let stop = Orders { digest: true, checkpoint: true, sample: false, stop: true };
+        let stop = Orders { digest: true, checkpoint: true, stop: true, ..Orders::default() };
         assert_eq!(asked.orders(Step(0), &run()), stop);
     }
 }

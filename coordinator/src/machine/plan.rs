@@ -1,16 +1,18 @@
 //! What a coordinator knows before anyone joins: the run, its configuration, its data and where it goes on from.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use began::order::SampleOrder;
-use began::{Equilibrium, Generation, RunConfig, Step};
+use began::{Equilibrium, Generation, RunConfig, Step, StepRecord};
+use serde::{Deserialize, Serialize};
 
 /// Epochs that may fit into one step. Each is a lease to each trainer, so a tiny data set under a large batch would
 /// drown the trainers in leases.
 const EPOCHS_A_STEP: u64 = 256;
 
 /// Everything the machine starts from.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
     /// The run's identity.
     pub run: String,
@@ -24,8 +26,16 @@ pub struct Plan {
     pub nodes: Option<u32>,
     /// The checkpoint to go on from.
     pub resume: Option<Resume>,
-    /// All checkpoints there are.
-    pub checkpoints: Vec<Step>,
+    /// All checkpoints there are, each with its equilibrium.
+    pub checkpoints: BTreeMap<Step, Equilibrium>,
+    /// The first step that the journal has not got.
+    pub recorded: Step,
+    /// The state of the last digest in the journal.
+    pub digested: Step,
+    /// The last steps before the one it goes on from, for the guards.
+    pub recent: Vec<StepRecord>,
+    /// How often a guard has made the run go back so far.
+    pub rollbacks: u32,
     /// The last generation there was.
     pub generation: Generation,
     /// Go on from the checkpoint even if its hashes are wrong.
@@ -37,7 +47,7 @@ pub struct Plan {
 }
 
 /// A checkpoint to go on from.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Resume {
     /// Its folder, relative to the run.
     pub path: String,

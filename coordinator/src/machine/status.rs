@@ -11,7 +11,7 @@ use super::{Machine, Phase};
 /// How the run stands.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Status {
-    /// "forming", "running", "halting" or "ended".
+    /// "forming", "running", "regrouping" or "ended".
     pub phase: &'static str,
     /// The last decision's reason.
     pub reason: String,
@@ -46,11 +46,10 @@ impl Machine {
     /// How the run stands at `now`.
     #[must_use]
     pub fn status(&self, now: Duration) -> Status {
-        let now = self.clock.clone().at(now);
         let (phase, world) = match &self.phase {
-            Phase::Forming { .. } => ("forming", self.plan.world),
+            Phase::Forming(_) => ("forming", self.plan.world),
             Phase::Running(running) => ("running", running.world_size()),
-            Phase::Halting(_) => ("halting", self.plan.world),
+            Phase::Regrouping(_) => ("regrouping", self.plan.world),
             Phase::Ended { .. } => ("ended", self.plan.world),
         };
         let mut trainers: Vec<TrainerView> = self
@@ -78,7 +77,7 @@ impl Machine {
             step: self.step(),
             generation: self.generation(),
             trainers,
-            last_checkpoint: self.checkpoints.last().copied(),
+            last_checkpoint: self.course.checkpoints.last_key_value().map(|(step, _)| *step),
         }
     }
 }
