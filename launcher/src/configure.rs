@@ -129,16 +129,16 @@ pub fn still_the_same(config: &RunConfig, manifest: &RunManifest) -> Result<()> 
     Ok(())
 }
 
-/// Checks that a resumed run finds the data it began with.
+/// Checks that a run that goes on, or is computed again, finds the data it began with; `flag` says where it lies now.
 ///
 /// # Errors
 /// If the data is not there, or is other data.
-pub fn same_data(config: &RunConfig, manifest: &RunManifest) -> Result<()> {
+pub fn same_data(config: &RunConfig, manifest: &RunManifest, flag: &str) -> Result<()> {
     let data = Manifest::load(Path::new(&config.data.path))?;
     if data.digest != manifest.data_digest {
         bail!(
             "{} is not the data this run began with: the run's has the digest {}, this one {}; \
-             put the data back, or say where it lies now with --set data.path=DIR",
+             put the data back, or say where it lies now with {flag}",
             config.data.path,
             manifest.data_digest,
             data.digest
@@ -290,10 +290,12 @@ mod tests {
         let folder = data(64)?;
         let mut config = RunConfig::default();
         config.data.path = folder.path().display().to_string();
-        let error = same_data(&config, &RunManifest::new(&config, "0000".into())).unwrap_err().to_string();
+        let error = same_data(&config, &RunManifest::new(&config, "0000".into()), "--set data.path=DIR")
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("0000") && error.contains("data.path"), "{error}");
         let found = Manifest::load(folder.path())?.digest;
-        same_data(&config, &RunManifest::new(&config, found))?;
+        same_data(&config, &RunManifest::new(&config, found), "--set data.path=DIR")?;
         Ok(())
     }
 }

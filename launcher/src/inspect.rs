@@ -95,7 +95,10 @@ pub async fn stop(path: &Path, wait: Duration) -> Result<u8> {
 
 /// Where the coordinator of a run is and what it says, if it is alive. One that was killed leaves its announcement
 /// behind, and its port may be another run's coordinator's by now: who answers must name this run.
-async fn alive(run: &RunDir) -> Result<Option<(Announcement, StatusResponse)>> {
+///
+/// # Errors
+/// If the run's files cannot be read.
+pub async fn alive(run: &RunDir) -> Result<Option<(Announcement, StatusResponse)>> {
     let Some(announcement) = run.announcement()? else {
         return Ok(None);
     };

@@ -30,7 +30,7 @@ use crate::{ending, node_log, watch};
 mod signals;
 mod start;
 
-use signals::Signals;
+pub use signals::Signals;
 
 /// Everything a launch needs to know.
 #[derive(Debug)]

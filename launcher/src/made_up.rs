@@ -13,12 +13,21 @@ pub use data::data_set;
 
 /// A run's directory with the given keys set and the entries in its journal.
 pub fn run(path: &Path, set: &[&str], entries: &[Entry]) -> Result<RunDir> {
+    with_digest(path, "data", set, entries)
+}
+
+/// As [`run`], over the prepared data in `data`.
+pub fn run_over(path: &Path, data: &Path, set: &[&str], entries: &[Entry]) -> Result<RunDir> {
+    with_digest(path, &began_data::Manifest::load(data)?.digest, set, entries)
+}
+
+fn with_digest(path: &Path, data_digest: &str, set: &[&str], entries: &[Entry]) -> Result<RunDir> {
     let mut config = RunConfig::default();
     config.run.lanes = 1;
     for assignment in set {
         config = config.set(assignment)?;
     }
-    let run = RunDir::create(path, &config, &RunManifest::new(&config, "data".into()))?;
+    let run = RunDir::create(path, &config, &RunManifest::new(&config, data_digest.into()))?;
     Journal::create_or_open(&run)?.write(entries)?;
     Ok(run)
 }

@@ -39,7 +39,7 @@ pub async fn resume(args: &ResumeArgs) -> Result<u8> {
         say_finished(args, &config, checkpoint, &mut show);
         return Ok(0);
     }
-    configure::same_data(&config, &manifest)?;
+    configure::same_data(&config, &manifest, "--set data.path=DIR")?;
     let shape = last_shape(args.nodes, args.gpus, &manifest);
     shape.fits(config.run.lanes)?;
     let (device, gpus, said) = devices::choose(args.device, shape.world(), Gpus::find)?;

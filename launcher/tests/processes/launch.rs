@@ -1,45 +1,12 @@
 //! Whole launches with a made-up coordinator and made-up trainers: how they end, what is said, and what is left.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::programs::{Program, all_gone, children_of, family_of, launcher, wait_until};
+use crate::desk::{Desk, digest_or_steps, grown};
+use crate::programs::{Program, all_gone, children_of, launcher, wait_until};
 use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 use serde_json::Value;
-
-struct Desk {
-    folder: tempfile::TempDir,
-}
-
-impl Desk {
-    fn new() -> Result<Self> {
-        let folder = tempfile::tempdir()?;
-        std::fs::create_dir(folder.path().join("data"))?;
-        crate::made_up_data::data_set(&folder.path().join("data"), 32)?;
-        Ok(Self { folder })
-    }
-
-    fn run(&self) -> PathBuf {
-        self.folder.path().join("run")
-    }
-
-    fn train(&self, coordinator: &str, trainers: &str, flags: &[&str]) -> Command {
-        let mut command = launcher();
-        command.arg("--data").arg(self.folder.path().join("data")).arg("--run").arg(self.run());
-        command.args(["--device", "cpu"]).args(flags);
-        command.env("FAKE_COORDINATOR", coordinator).env("FAKE_TRAINER", trainers);
-        command
-    }
-}
-
-/// Waits until the launcher has this many processes below it.
-fn grown(launcher: &Program, processes: usize) -> Result<Vec<u32>> {
-    // Trainers that wait for the end of the run start short sleeps of their own.
-    wait_until("all processes are started", || family_of(launcher.pid()).len() > processes)?;
-    Ok(family_of(launcher.pid()))
-}
 
 #[test]
 fn a_run_that_finishes_ends_with_one_line_that_has_its_digest() -> Result<()> {
@@ -259,9 +226,4 @@ fn stop_asks_a_live_run_to_end_and_status_and_digest_tell_of_it() -> Result<()> 
 
 fn name_of(pid: u32) -> String {
     std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default()
-}
-
-fn digest_or_steps(run: &Path) -> bool {
-    let journal = began_record::RunDir::open(run).and_then(|run| began_record::Journal::read(&run));
-    journal.and_then(|journal| journal.steps()).is_ok_and(|steps| !steps.is_empty())
 }
