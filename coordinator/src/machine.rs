@@ -188,7 +188,10 @@ impl Machine {
                 | Body::Checkpoint(_)
                 | Body::Sample(..)
         );
-        if generation > self.generation || (!may_cross && generation < self.generation) {
+        // One that works in this generation has left an earlier one already.
+        let repeated = matches!(body, Body::Held { .. }) && member.standing == members::Standing::Working;
+        let late = generation < self.generation && (!may_cross || repeated);
+        if generation > self.generation || late {
             let why =
                 format!("{}: a message from generation {generation}, this is {}", member.describe(), self.generation);
             return ignore(out, connection, why);

@@ -273,16 +273,19 @@ fn plan(
     }
     let order = SampleOrder::new(config.run.seed, data.shard_samples(), config.run.lanes, config.run.batch)?;
     let checkpoints = run.checkpoints()?;
-    let resume = checkpoints.last().map(|Checkpoint { path, state, .. }| Resume {
+    let (steps, events) = (journal.steps()?, journal.events()?);
+    let recorded = steps.last().map_or(Step(0), |row| row.record.step.next());
+    // A checkpoint that is ahead of the journal would leave a hole in it, unless the journal itself was lost.
+    let last = checkpoints.iter().rfind(|checkpoint| checkpoint.step <= recorded).or(checkpoints.last());
+    let resume = last.map(|Checkpoint { path, state, .. }| Resume {
         path: path.to_string_lossy().into_owned(),
         equilibrium: state.equilibrium,
     });
-    let (steps, events) = (journal.steps()?, journal.events()?);
     let reach = began::guard::Watch::reach(&config.guard, 20 * config.run.checkpoint_every.clamp(1, 50_000));
     let known = &steps[steps.len().saturating_sub(reach)..];
     let rolled_back = |event: &&began_record::EventRow| event.kind == "guard" && event.text.contains("; rollback ");
     Ok(Plan {
-        recorded: steps.last().map_or(Step(0), |row| row.record.step.next()),
+        recorded,
         digested: journal.last_digest()?.map_or(Step(0), |(step, _)| step),
         recent: known.iter().map(|row| row.record).collect(),
         rollbacks: events.iter().filter(rolled_back).count() as u32,

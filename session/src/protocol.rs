@@ -145,7 +145,10 @@ pub struct Protocol {
     run: String,
     /// The generation this trainer is in, or was in last.
     generation: u64,
+    /// Kept until the loop says that it has left.
     place: Option<Place>,
+    /// The loop was told to leave.
+    halted: bool,
     held: Option<Step>,
     /// A halt asked for the last digest.
     wants_digest: bool,
@@ -168,6 +171,7 @@ impl Protocol {
             run: String::new(),
             generation: 0,
             place: None,
+            halted: false,
             held: None,
             wants_digest: false,
             lineage: 0,
@@ -180,7 +184,7 @@ impl Protocol {
     /// The place it has, while its group is whole.
     #[must_use]
     pub fn place(&self) -> Option<Place> {
-        self.place
+        self.place.filter(|_| !self.halted)
     }
 
     /// The state it holds whole.
@@ -320,6 +324,7 @@ impl Protocol {
                 let place = Place { generation: message.generation, rank: opened.rank, world_size: opened.world_size };
                 self.generation = place.generation;
                 self.place = Some(place);
+                self.halted = false;
                 self.wants_digest = false;
                 self.outbox.begin();
                 if opened.lineage != self.lineage {
@@ -338,14 +343,14 @@ impl Protocol {
             Down::Equilibrium(equilibrium) => {
                 // One that is known already came again with a new stream.
                 let known = self.history.newest().is_some_and(|newest| newest.step >= equilibrium.step);
-                let mine = self.place.is_some() && message.generation == self.generation;
+                let mine = self.place().is_some() && message.generation == self.generation;
                 if mine && !known {
                     self.history.given(equilibrium);
                     out.push(Output::Tell(News::Equilibrium(Box::new(equilibrium))));
                 }
             }
             Down::Halt(halt) => {
-                self.place = None;
+                self.halted = true;
                 self.wants_digest = halt.digest;
                 out.push(Output::Tell(News::Halt(halt.reason)));
             }
@@ -373,13 +378,15 @@ impl Protocol {
             return;
         }
         match self.place {
+            // It is leaving, and will say so.
+            Some(_) if self.halted => {}
             Some(place) if place.generation == welcome.generation => {
                 for body in self.outbox.again().cloned().collect::<Vec<_>>() {
                     self.send(body, out);
                 }
             }
             Some(place) => {
-                self.place = None;
+                self.halted = true;
                 let text = format!("generation {} went on without this trainer", place.generation);
                 out.push(Output::Tell(News::Halt(text)));
             }

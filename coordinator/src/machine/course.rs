@@ -69,6 +69,8 @@ pub(super) struct Course {
     watch: Watch,
     /// The equilibrium of step 0.
     origin: Equilibrium,
+    /// The step the launch goes on from.
+    least: Step,
     /// Checkpoints that were ordered of states that turned out unsound: should one be written yet, it must go.
     pub(super) void: BTreeSet<Step>,
     /// Whether this machine has seen the steps up to the one in progress; not after a restart, until someone brings them.
@@ -83,7 +85,7 @@ impl Course {
             given: VecDeque::new(),
             promised: BTreeMap::new(),
             last: None,
-            recorded: plan.recorded.max(equilibrium.step),
+            recorded: plan.recorded,
             asked: Asked::default(),
             checkpoints: plan.checkpoints.clone(),
             ordered: BTreeMap::new(),
@@ -94,6 +96,7 @@ impl Course {
             rollbacks: plan.rollbacks,
             watch: Watch::over(plan.recent.iter().copied()),
             origin: Equilibrium::start(&plan.config.optimizer),
+            least: equilibrium.step,
             void: BTreeSet::new(),
             caught_up: false,
         };
@@ -271,6 +274,11 @@ impl Course {
         if self.unproven.is_some_and(|unproven| unproven > step) {
             self.unproven = None;
         }
+    }
+
+    /// The newest checkpoint that can be gone on from without a hole in the journal; where the journal was lost, the newest.
+    pub(super) fn newest_checkpoint(&self) -> Step {
+        self.checkpoint_up_to(self.recorded.max(self.least))
     }
 
     /// The newest checkpoint up to `step`; step 0 is always there, made from the seed.

@@ -34,6 +34,12 @@ impl Machine {
             out.push(Decision { act: Act::Rewind(step), why });
             self.course.recorded = step;
         }
+        if step > self.course.recorded {
+            let recorded = self.course.recorded;
+            let text = format!("steps {recorded} to {} are not in the journal: it was lost or damaged", Step(step.0 - 1));
+            out.push(Decision { act: Act::Note(self.note("warning", None)), why: text });
+            self.course.recorded = step;
+        }
         self.generation = Generation(self.generation.0 + 1);
         self.members.rank(&world);
         let (heals, healed) = self.heals(&world, step, from_checkpoint);

@@ -295,7 +295,7 @@ impl Machine {
             Standing::Outside(Some(step)) => Some(step),
             _ => None,
         };
-        let on_disk = self.course.checkpoint_up_to(Step(u64::MAX));
+        let on_disk = self.course.newest_checkpoint();
         // Nobody can be more than one step ahead of a coordinator that was there all the time.
         let newest = self.course.step();
         let plausible = |step: &Step| !self.course.caught_up || *step <= newest.next();
@@ -434,7 +434,7 @@ impl Machine {
                 SAVE_WAIT.as_secs(),
                 self.how_to_resume()
             );
-            return self.end(true, self.course.checkpoint_up_to(Step(u64::MAX)), why, out);
+            return self.end(true, self.course.newest_checkpoint(), why, out);
         }
         let patience = self.plan.forming_timeout;
         if regrouping.ending.is_none() && now.saturating_sub(regrouping.since) > patience {
@@ -455,7 +455,7 @@ impl Machine {
             Standing::Outside(Some(step)) => Some(step),
             _ => None,
         };
-        let on_disk = self.course.checkpoint_up_to(Step(u64::MAX));
+        let on_disk = self.course.newest_checkpoint();
         let best = world.iter().filter_map(|id| Some((held(id)?, *id))).max_by_key(|(step, id)| (*step, std::cmp::Reverse(*id)));
         let Some((step, holder)) = best.filter(|(step, _)| *step > on_disk) else {
             let why = format!("{reason}; {}", self.how_to_resume());
