@@ -15,6 +15,12 @@ use tokio::time::sleep;
 use crate::show::in_words;
 use crate::watch;
 
+/// Who asks, for the journal.
+const WHO: &str = "launcher stop";
+
+/// A coordinator that does not answer for this long is not being started again.
+const SILENT: Duration = Duration::from_secs(12);
+
 /// `launcher digest`: `STEP HEX` of the last digest.
 ///
 /// # Errors
@@ -59,27 +65,40 @@ pub async fn status(target: &str, as_json: bool) -> Result<u8> {
 pub async fn stop(path: &Path, wait: Duration) -> Result<u8> {
     let run = RunDir::open(path)?;
     let name = path.display();
-    let Some((announcement, _)) = alive(&run).await? else {
+    let Some((mut announcement, _)) = alive(&run).await? else {
         bail!("{name} is not running: no coordinator of it answers")
     };
-    let step = watch::ask_to_stop(&announcement.address, "launcher stop", None)
+    let step = watch::ask_to_stop(&announcement.address, WHO, None)
         .await
         .with_context(|| format!("{name} cannot be stopped (its coordinator is process {})", announcement.pid))?;
     let mut stdout = std::io::stdout();
     writeln!(stdout, "asked {name} to stop after step {step} and to write a checkpoint; waiting for it")?;
     let start = Instant::now();
+    let mut heard = Instant::now();
     loop {
-        let ended = match watch::status(&announcement.address).await {
+        let answer = watch::status(&announcement.address).await;
+        let ended = match &answer {
             Ok(status) => status.phase == "ended",
-            Err(_) => true,
+            // One that died is started again, by the launcher that watches over it.
+            Err(_) => heard.elapsed() >= SILENT,
         };
-        let gone = run.announcement()?.is_none_or(|now| now != announcement);
-        if ended || gone {
+        if answer.is_ok() {
+            heard = Instant::now();
+        }
+        let now = run.announcement()?;
+        if ended || now.is_none() {
             let checkpoint = run.latest_checkpoint()?.map(|checkpoint| checkpoint.step);
             let checkpoint = checkpoint
                 .map_or("it has no checkpoint".into(), |step| format!("its last checkpoint is of step {step}"));
             writeln!(stdout, "{name} has stopped; {checkpoint}")?;
             return Ok(0);
+        }
+        if let Some(now) = now
+            && now != announcement
+            && watch::ask_to_stop(&now.address, WHO, None).await.is_ok()
+        {
+            // Another coordinator, which was not asked yet.
+            announcement = now;
         }
         if start.elapsed() >= wait {
             writeln!(

@@ -1,6 +1,7 @@
 //! What a child process writes: whole into its log, the last lines into memory, each line handed on where asked for.
 //!
-//! It must never hold a child up: a log that cannot be written (a full disk) is noted once and the output read on.
+//! It must never hold a child up: a log that cannot be written (a full disk) is noted once and the output read on; once it can
+//! be written again, it says that lines are missing.
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
@@ -27,6 +28,8 @@ pub struct Log {
 struct Inner {
     path: PathBuf,
     file: Option<File>,
+    /// Lines that could not be written since the last that was.
+    lost: u64,
     last: VecDeque<String>,
     sink: Option<LineSink>,
 }
@@ -43,7 +46,7 @@ impl Log {
                 None
             }
         };
-        Self { inner: Arc::new(Mutex::new(Inner { path: path.into(), file, last, sink })) }
+        Self { inner: Arc::new(Mutex::new(Inner { path: path.into(), file, lost: 0, last, sink })) }
     }
 
     /// The last lines, oldest first.
@@ -86,11 +89,28 @@ impl Log {
 impl Inner {
     fn take(&mut self, line: &[u8]) {
         if let Some(file) = &mut self.file {
-            let mut whole = line.to_vec();
+            let mut whole = Vec::new();
+            if self.lost > 0 {
+                whole.extend(format!("({} lines are missing here: they could not be written)\n", self.lost).bytes());
+            }
+            whole.extend_from_slice(line);
             whole.push(b'\n');
-            if let Err(error) = file.write_all(&whole) {
-                self.file = None;
-                self.keep(format!("(the log {} cannot be written any more: {error})", self.path.display()));
+            let before = file.metadata().map(|metadata| metadata.len());
+            match file.write_all(&whole) {
+                Ok(()) => self.lost = 0,
+                Err(error) => {
+                    // Half a line is none.
+                    if let Ok(length) = before {
+                        let _ = file.set_len(length);
+                    }
+                    if self.lost == 0 {
+                        self.keep(format!(
+                            "(the log {} cannot be written at the moment: {error})",
+                            self.path.display()
+                        ));
+                    }
+                    self.lost += 1;
+                }
             }
         }
         // What redraws its line shows on a terminal only what stands behind the last carriage return.
@@ -143,6 +163,24 @@ mod tests {
         assert!(is_backtrace("             at ./src/main.rs:3:5"));
         assert!(!is_backtrace("error: at the end"));
         assert!(!is_backtrace("  step 12: lost"));
+    }
+
+    #[test]
+    fn a_log_that_can_be_written_again_says_what_is_missing() -> std::io::Result<()> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("child.log");
+        let log = Log::append_to(&path, None);
+        log.note("before");
+        // A handle that cannot be written to stands for the full disk.
+        let whole = log.inner().file.replace(File::open(&path)?);
+        log.note("lost");
+        log.note("lost, too");
+        assert_eq!(log.last_lines().iter().filter(|line| line.contains("cannot be written")).count(), 1);
+        log.inner().file = whole;
+        log.note("after");
+        let text = std::fs::read_to_string(&path)?;
+        assert_eq!(text, "before\n(2 lines are missing here: they could not be written)\nafter\n");
+        Ok(())
     }
 
     #[tokio::test]

@@ -25,6 +25,8 @@ pub async fn resume(args: &ResumeArgs) -> Result<u8> {
     let config = configure::resumed(&run.config()?, &args.set)?;
     let manifest = run.manifest()?;
     configure::still_the_same(&config, &manifest)?;
+    // Held until the changes are made: the coordinator takes it for the run.
+    let lock = run.lock()?;
     let mut remarks: Vec<String> = damaged_journal(&run)?.into_iter().collect();
     let (checkpoint, survey) = if args.accept_changed_checkpoint {
         (run.latest_checkpoint()?, None)
@@ -44,14 +46,11 @@ pub async fn resume(args: &ResumeArgs) -> Result<u8> {
     shape.fits(config.run.lanes)?;
     let (device, gpus, said) = devices::choose(args.device, shape.world(), Gpus::find)?;
     let (coordinator, _) = (binaries::coordinator()?, binaries::trainer()?);
-    {
-        // Held for the changes only: the coordinator takes it for the run.
-        let _lock = run.lock()?;
-        if let Some(survey) = survey {
-            remarks.extend(run.set_aside(&survey)?);
-        }
-        run.write_config(&config)?;
+    if let Some(survey) = survey {
+        remarks.extend(run.set_aside(&survey)?);
     }
+    run.write_config(&config)?;
+    drop(lock);
     remarks.iter().for_each(|remark| show.say(remark));
     show.say(&match &checkpoint {
         Some(checkpoint) => format!(

@@ -199,6 +199,33 @@ mod tests {
     }
 
     #[test]
+    fn what_is_sent_over_a_cut_arrives_once_it_is_healed() -> Result<()> {
+        use std::io::Read;
+        use std::net::{TcpListener, TcpStream};
+        use std::time::Duration;
+        let filter = match find() {
+            Ok(filter) => filter,
+            Err(why) => {
+                println!("skipped: {why:#}");
+                return Ok(());
+            }
+        };
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let mut sender = TcpStream::connect(listener.local_addr()?)?;
+        let (mut receiver, _) = listener.accept()?;
+        receiver.set_read_timeout(Some(Duration::from_millis(400)))?;
+        let cut = cut(filter, std::process::id())?;
+        sender.write_all(b"word")?;
+        assert!(receiver.read(&mut [0; 4]).is_err(), "it went through");
+        drop(cut);
+        receiver.set_read_timeout(Some(Duration::from_secs(10)))?;
+        let mut word = [0; 4];
+        receiver.read_exact(&mut word)?;
+        assert_eq!(&word, b"word");
+        Ok(())
+    }
+
+    #[test]
     fn whatever_is_made_is_unmade_by_name() {
         for filter in [Filter::Nft, Filter::Iptables] {
             let made = [filter.begin("began_chaos_7"), filter.drop_port("began_chaos_7", 8080)].concat();
