@@ -102,6 +102,7 @@ fn returning(hello: &proto::Hello) -> Result<Returning, String> {
         claim: (hello.generation > 0).then_some(claim),
         given: hello.given.as_ref().map(given).transpose()?,
         lineage: hello.lineage,
+        remembers: step(hello.remembers)?,
     })
 }
 

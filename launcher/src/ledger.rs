@@ -74,9 +74,10 @@ fn verdict(account: &Account) -> String {
     match account.wrong.first() {
         _ if account.steps == 0 => "no steps were taken".into(),
         None if account.holds() => format!(
-            "every one of {} is there once and {}; every sample came exactly once in every epoch",
+            "every one of {} is there once and {}; {}every sample came exactly once in every epoch",
             count(account.steps, "step"),
-            drew(account)
+            drew(account),
+            if account.unrecorded == 0 { "" } else { "as far as that goes, " }
         ),
         None => "every step is there once, and yet not every sample came exactly once".into(),
         Some(first) => {

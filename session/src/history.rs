@@ -63,6 +63,11 @@ impl History {
         self.given.push_back(equilibrium);
     }
 
+    /// The first step that can be recalled by one who holds `held`.
+    pub(crate) fn remembers(&self, held: Option<Step>) -> u64 {
+        self.past.front().map_or(held.unwrap_or_default().0, step_of)
+    }
+
     /// For a coordinator that knows the steps below `from`; `held` is what this trainer holds.
     pub(crate) fn recalled(&self, from: u64, held: Option<Step>) -> wire::Recalled {
         let Some(held) = held else { return wire::Recalled::default() };

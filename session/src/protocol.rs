@@ -250,6 +250,7 @@ impl Protocol {
             world_size: place.world_size,
             given: self.history.newest().copied(),
             lineage: self.lineage,
+            remembers: self.history.remembers(self.held),
             ..self.identity.hello.clone()
         }
     }

@@ -46,7 +46,8 @@ pub struct Life {
     /// The real machine.
     pub machine: Machine,
     letterhead: Letterhead,
-    born: Duration,
+    /// When it began.
+    pub born: Duration,
     unwritten: Vec<Entry>,
     durable: Arc<AtomicU64>,
     plan: Plan,

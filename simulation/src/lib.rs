@@ -16,7 +16,7 @@
 //! | --- | --- |
 //! | the equilibrium | every one that is sent is the undisturbed run's, to the bit |
 //! | a commit | gives the undisturbed run's state |
-//! | generations | once one has finished a sum, none before it finishes another |
+//! | generations | no two go on: once one has finished a sum, one before it ends with the step it was in |
 //! | the journal | has every step once, as the undisturbed run, with the samples it drew |
 //! | the end | comes, well, within a bound, with the last state on the disk |
 //! | a replay | of what a machine was told gives every decision again |

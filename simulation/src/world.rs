@@ -221,7 +221,7 @@ impl World {
     }
 
     fn where_it_stands(&self) -> String {
-        let status = self.coordinator.as_ref().map(|life| life.machine.status(self.clock()));
+        let status = self.coordinator.as_ref().map(|life| life.machine.status(self.clock().saturating_sub(life.born)));
         let trainers: Vec<String> = self
             .places
             .iter()
@@ -663,7 +663,8 @@ impl World {
             }
             Fault::Tear => {
                 if let Some((step, mut last)) = self.disk.checkpoints.pop_last() {
-                    last.2 = true;
+                    // What is damaged after the end is nobody's here.
+                    last.2 = step < self.truth.config.run.steps;
                     self.disk.checkpoints.insert(step, last);
                 }
             }

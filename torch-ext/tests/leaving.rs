@@ -74,7 +74,7 @@ fn join(folder: &Path, generation: u32, rank: u32) -> Result<Group, TorchError> 
 
 /// Enough that no socket's buffer holds it: an operation without its last member cannot be done.
 fn begin(group: &mut Group) -> Result<Operation, TorchError> {
-    let each = 4_000_000;
+    let each = 2_500_000;
     let input = Tensor::ones([each * i64::from(WORLD)], (Kind::Float, Device::Cpu));
     let output = input.zeros_like();
     group.all_to_all(&output, &input, &[each; WORLD as usize], &[each; WORLD as usize])
@@ -279,4 +279,52 @@ fn tempdir(name: &str) -> PathBuf {
     let _ = fs::remove_dir_all(&folder);
     fs::create_dir_all(&folder).unwrap();
     folder
+}
+
+#[test]
+fn stress() {
+    let scenario = "stress";
+    let Some((rank, folder)) = as_member() else {
+        for mut child in members(scenario, &tempdir(scenario)) {
+            assert!(child.wait().unwrap().success());
+        }
+        return;
+    };
+    let mut worst = (Duration::ZERO, Duration::ZERO);
+    for generation in 0..300u32 {
+        let t = Instant::now();
+        let mut group = match join(&folder, generation, rank) {
+            Ok(group) => group,
+            Err(error) => {
+                if t.elapsed() > Duration::from_secs(1) { eprintln!("STRESS {rank} gen {generation} join {:?} {error}", t.elapsed()); }
+                continue;
+            }
+        };
+        let leaver = generation % WORLD;
+        let t = Instant::now();
+        let leave_at = Duration::from_micros(u64::from(generation * 7919 % 4000));
+        loop {
+            let each = 50i64;
+            let input = Tensor::ones([each * i64::from(WORLD)], (Kind::Float, Device::Cpu));
+            let output = input.zeros_like();
+            let s = Instant::now();
+            let Ok(op) = group.all_to_all(&output, &input, &[each; 3], &[each; 3]) else { break };
+            if rank == leaver && t.elapsed() > leave_at { drop(op); break; }
+            let mut op = op;
+            let mut said = false;
+            let failed = loop {
+                match op.wait(Duration::from_millis(20)) { Ok(true) => break false, Ok(false) => {}, Err(_) => break true }
+                if s.elapsed() > Duration::from_secs(2) && !said { said = true; eprintln!("STRESS {rank} gen {generation} leaver {leaver} op hangs");
+                  if let Ok(t) = fs::read_to_string("/proc/self/net/tcp") { let _ = t; }
+                  let out = Command::new("ss").args(["-tnp"]).output(); if let Ok(o) = out { eprintln!("{}", String::from_utf8_lossy(&o.stdout)); }
+                  break true; }
+            };
+            worst.0 = worst.0.max(s.elapsed());
+            if failed { break; }
+        }
+        let s = Instant::now();
+        drop(group);
+        worst.1 = worst.1.max(s.elapsed());
+    }
+    eprintln!("STRESS {rank} {worst:?}");
 }

@@ -276,6 +276,12 @@ impl Course {
         }
     }
 
+    /// From which step on a coordinator that was started again needs to hear: the last one in the journal, whose successor's
+    /// equilibrium may have been lost.
+    pub(super) fn recall_from(&self) -> Step {
+        Step(self.recorded.0.saturating_sub(1))
+    }
+
     /// The newest checkpoint that can be gone on from without a hole in the journal; where the journal was lost, the newest.
     pub(super) fn newest_checkpoint(&self) -> Step {
         self.checkpoint_up_to(self.recorded.max(self.least))

@@ -157,6 +157,8 @@ pub struct Returning {
     pub given: Option<Given>,
     /// How often the run had gone back before its state.
     pub lineage: u64,
+    /// The first step that it can recall.
+    pub remembers: Step,
 }
 
 /// A place in a generation.

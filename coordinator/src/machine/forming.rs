@@ -3,6 +3,7 @@
 //! Where they say that they are in a generation already, it is the coordinator that is new: once all of that generation are
 //! back it goes on as if nothing had been. A hello is taken in or refused by a sentence; a refused one changes nothing.
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -32,8 +33,8 @@ struct Reunion {
     stash: Vec<(MemberId, Body)>,
     /// What they were given last.
     given: Vec<Given>,
-    /// What each held when it came back.
-    held: Vec<(Step, MemberId)>,
+    /// What each held when it came back, and from where on it can recall.
+    held: Vec<(Step, Reverse<Step>, MemberId)>,
 }
 
 impl Forming {
@@ -46,7 +47,7 @@ impl Machine {
     /// The first decisions of all.
     pub(super) fn started(&mut self, out: &mut Decisions) {
         let (from, steps) = (self.plan.start().step, self.plan.config.run.steps);
-        if from.0 >= steps {
+        if from.0 >= steps && self.plan.digested >= from {
             let why = format!("nothing to do: the run has {from} of run.steps = {steps} steps already");
             return self.end(false, from, why, out);
         }
@@ -95,6 +96,9 @@ impl Machine {
             None => Standing::Outside(returning.step.filter(|_| returning.lineage == self.course.lineage)),
         };
         let id = self.members.insert(hello, from, standing, now);
+        if let Some(member) = self.members.get_mut(id) {
+            member.remembers = returning.remembers;
+        }
         let came = format!("{} of {} trainers are there", self.members.len(), self.plan.world);
         let held = match (returning.claim, returning.step) {
             (Some(claim), _) => format!(" from generation {}", claim.generation),
@@ -180,6 +184,7 @@ impl Machine {
             out.push(Decision { act: Act::Drop(before), why: format!("{who} has another stream") });
         }
         let Some(member) = self.members.get_mut(id) else { return };
+        member.remembers = returning.remembers;
         let place = returning.claim.map(|claim| (claim.generation, Some(claim.rank)));
         let still = member.standing == Standing::Working && place == Some((self.generation, member.rank));
         let was_working = member.standing == Standing::Working;
@@ -244,7 +249,7 @@ impl Machine {
             held: Vec::new(),
         });
         reunion.given.extend(returning.given);
-        reunion.held.push((returning.step.unwrap_or_default(), id));
+        reunion.held.push((returning.step.unwrap_or_default(), Reverse(returning.remembers), id));
         self.generation = claim.generation;
         let world = reunion.world;
         if let Some(member) = self.members.get_mut(id) {
@@ -257,7 +262,7 @@ impl Machine {
         }
         // Whoever has committed the most knows the most.
         let Phase::Forming(Forming { reunion: Some(reunion), .. }) = &mut self.phase else { return };
-        let Some(&(step, holder)) = reunion.held.iter().max() else { return };
+        let Some(&(step, _, holder)) = reunion.held.iter().max() else { return };
         reunion.recalling = Some(holder);
         reunion.until = now + HELD_WAIT;
         let why = format!(
@@ -265,7 +270,7 @@ impl Machine {
             self.generation,
             self.members.describe(holder)
         );
-        send(out, self.members.connections_of(&[holder]), Message::Recall(self.course.recorded), why);
+        send(out, self.members.connections_of(&[holder]), Message::Recall(self.course.recall_from()), why);
     }
 
     /// What led to where a returned generation stands is here: it goes on.

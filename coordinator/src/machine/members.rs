@@ -34,6 +34,8 @@ pub(super) struct Member {
     /// Its place in the generation that is open or was last, if it had one.
     pub(super) rank: Option<Rank>,
     pub(super) standing: Standing,
+    /// The first step that it can recall, as of when it came.
+    pub(super) remembers: Step,
     /// When it came.
     pub(super) since: Duration,
     /// When it last said anything.
@@ -124,7 +126,17 @@ impl Members {
         self.by_connection.insert(connection, id);
         self.by_name.insert(hello.trainer.clone(), id);
         let member =
-            Member { id, hello, connection, rank: None, standing, since: now, heard: now, heartbeat: None };
+            Member {
+            id,
+            hello,
+            connection,
+            rank: None,
+            standing,
+            remembers: Step(0),
+            since: now,
+            heard: now,
+            heartbeat: None,
+        };
         self.by_place.insert(member.place(), id);
         self.all.insert(id, member);
         id

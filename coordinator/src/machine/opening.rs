@@ -43,6 +43,8 @@ impl Machine {
         self.generation = Generation(self.generation.0 + 1);
         self.members.rank(&world);
         let (heals, healed) = self.heals(&world, step, from_checkpoint);
+        // Ordered by a coordinator before this one, of whoever it was.
+        self.course.ordered.retain(|_, ordered| ordered.writer.is_some());
         let due = self.course.due_at(step);
         if due.stop {
             self.course.stopping = Some(step);

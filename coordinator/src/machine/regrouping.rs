@@ -4,6 +4,7 @@
 //! say what they hold are put out after a while, a world that stays too small ends the run with its state saved. A state that may
 //! be unsound is never gone on from, and never becomes a checkpoint.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -300,11 +301,12 @@ impl Machine {
         let newest = self.course.step();
         let plausible = |step: &Step| !self.course.caught_up || *step <= newest.next();
         let best = world.iter().filter_map(|id| Some((held(id)?, *id))).filter(|(step, _)| plausible(step));
-        let best = best.max_by_key(|(step, id)| (*step, std::cmp::Reverse(*id)));
+        let remembers = |id: &MemberId| self.members.get(*id).map(|member| member.remembers);
+        let best = best.max_by_key(|(step, id)| (*step, Reverse(remembers(id)), Reverse(*id)));
         match best {
             Some((step, _)) if step >= on_disk && self.course.given(step).is_some() => Some(Start::Held(step)),
             Some((step, holder)) if step >= on_disk => {
-                let from = if self.course.caught_up { newest.min(step) } else { self.course.recorded.min(step) };
+                let from = if self.course.caught_up { newest.min(step) } else { self.course.recall_from().min(step) };
                 self.recall(holder, from, now, out);
                 None
             }
@@ -456,13 +458,13 @@ impl Machine {
             _ => None,
         };
         let on_disk = self.course.newest_checkpoint();
-        let best = world.iter().filter_map(|id| Some((held(id)?, *id))).max_by_key(|(step, id)| (*step, std::cmp::Reverse(*id)));
+        let best = world.iter().filter_map(|id| Some((held(id)?, *id))).max_by_key(|(step, id)| (*step, Reverse(*id)));
         let Some((step, holder)) = best.filter(|(step, _)| *step > on_disk) else {
             let why = format!("{reason}; {}", self.how_to_resume());
             return self.end(true, on_disk, why, out);
         };
         let Some(given) = self.course.given(step) else {
-            return self.recall(holder, self.course.recorded.min(step), now, out);
+            return self.recall(holder, self.course.recall_from().min(step), now, out);
         };
         let Phase::Regrouping(regrouping) = &mut self.phase else { return };
         regrouping.saving = Some((holder, step, now + SAVE_WAIT));

@@ -345,6 +345,11 @@ impl Machine {
         let Phase::Running(running) = &self.phase else {
             return;
         };
+        let busy = |id: &MemberId| self.members.get(*id).is_some_and(Member::is_busy);
+        if !blamed.iter().any(busy) {
+            // All wait for each other: it is their connections that are lost.
+            return self.end_generation(Cause::Lost(text), now, out);
+        }
         if blamed.len() >= running.world.len() {
             return self.end_generation(Cause::Hopeless(text), now, out);
         }
