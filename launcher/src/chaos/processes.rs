@@ -55,7 +55,7 @@ fn look(pid: u32, run: &Path) -> Option<Found> {
 /// What a command line does for the run, and on which node.
 fn role(words: &[String], run: &Path) -> Option<(Kind, Option<u32>)> {
     let behind = |flag: &str| words.iter().skip_while(|word| *word != flag).nth(1);
-    if Path::new(behind("--run")?) != run {
+    if !is_same(Path::new(behind("--run")?), run) {
         return None;
     }
     // A script stands behind its interpreter.
@@ -70,6 +70,11 @@ fn role(words: &[String], run: &Path) -> Option<(Kind, Option<u32>)> {
         _ => return None,
     };
     Some((kind, behind("--node").and_then(|node| node.parse().ok())))
+}
+
+/// Whether two names are of one folder.
+fn is_same(one: &Path, other: &Path) -> bool {
+    one == other || matches!((one.canonicalize(), other.canonicalize()), (Ok(one), Ok(other)) if one == other)
 }
 
 /// Field 22 of `/proc/PID/stat`, for a process that is not only waiting to be reaped.
