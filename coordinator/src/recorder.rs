@@ -256,12 +256,12 @@ impl Desk {
         }
     }
 
-    /// The first step that the journal has not got once all of `unwritten` is in it.
-    fn reached(&self) -> Option<u64> {
-        self.unwritten.iter().rev().find_map(|entry| match entry {
-            Entry::Step(row) => Some(row.record.step.0 + 1),
-            Entry::Rewind(step) => Some(step.0),
-            _ => None,
+    /// The first step that the journal has not got once all of `unwritten` is in it. Steps that are computed again are in it.
+    fn reached(&self) -> u64 {
+        self.unwritten.iter().fold(self.durable.load(Ordering::Relaxed), |reached, entry| match entry {
+            Entry::Step(row) => reached.max(row.record.step.0 + 1),
+            Entry::Rewind(step) => reached.min(step.0),
+            _ => reached,
         })
     }
 
@@ -277,9 +277,7 @@ impl Desk {
         }
         match self.journal.write(&self.unwritten) {
             Ok(()) => {
-                if let Some(reached) = self.reached() {
-                    self.durable.store(reached, Ordering::Relaxed);
-                }
+                self.durable.store(self.reached(), Ordering::Relaxed);
                 self.unwritten.clear();
                 self.retry = None;
                 let lost = self.lost.swap(0, Ordering::Relaxed);

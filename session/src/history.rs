@@ -56,9 +56,15 @@ impl History {
         self.past.clear();
     }
 
+    /// The run has gone back: all of it is void.
+    pub(crate) fn clear(&mut self) {
+        self.past.clear();
+        self.given.clear();
+    }
+
     /// A generation begins at this equilibrium: what was given for later steps does not hold any more.
     pub(crate) fn begin(&mut self, equilibrium: wire::Equilibrium) {
-        self.given.clear();
+        self.given.retain(|known| known.step < equilibrium.step);
         self.past.retain(|past| step_of(past) < equilibrium.step);
         self.given.push_back(equilibrium);
     }

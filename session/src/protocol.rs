@@ -149,6 +149,8 @@ pub struct Protocol {
     place: Option<Place>,
     /// The loop was told to leave.
     halted: bool,
+    /// The last hello claimed a place.
+    claimed: bool,
     held: Option<Step>,
     /// A halt asked for the last digest.
     wants_digest: bool,
@@ -172,6 +174,7 @@ impl Protocol {
             generation: 0,
             place: None,
             halted: false,
+            claimed: false,
             held: None,
             wants_digest: false,
             lineage: 0,
@@ -211,6 +214,7 @@ impl Protocol {
             Input::Tick => self.tick(now, &mut out),
             Input::Opened => {
                 self.link.opened(now);
+                self.claimed = self.place.is_some();
                 out.push(Output::Send(Box::new(self.message(Up::Hello(self.hello())))));
             }
             Input::Broken(reason) => {
@@ -331,7 +335,7 @@ impl Protocol {
                 if opened.lineage != self.lineage {
                     self.lineage = opened.lineage;
                     self.held = None;
-                    self.history.forget();
+                    self.history.clear();
                 }
                 if let Some(equilibrium) = opened.equilibrium {
                     self.history.begin(equilibrium);
@@ -391,7 +395,9 @@ impl Protocol {
                 let text = format!("generation {} went on without this trainer", place.generation);
                 out.push(Output::Tell(News::Halt(text)));
             }
-            // Left already: the hello said what is held.
+            // Left since the hello, which claimed a place: what was said meanwhile was lost.
+            None if self.claimed => self.say_held(out),
+            // Left before: the hello said what is held.
             None => {}
         }
     }

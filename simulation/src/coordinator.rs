@@ -179,7 +179,7 @@ impl Life {
             match entry {
                 Entry::Step(record, drawn) => {
                     disk.steps.insert(record.step.0, (record, drawn));
-                    self.durable.store(record.step.0 + 1, Ordering::Relaxed);
+                    self.durable.fetch_max(record.step.0 + 1, Ordering::Relaxed);
                 }
                 Entry::Rewind(step) => {
                     disk.steps.split_off(&step);

@@ -31,7 +31,7 @@ pub(super) struct Ordered {
 pub(super) struct Completed {
     pub(super) record: StepRecord,
     pub(super) drawn: u64,
-    /// Whether the journal is to get it: it has not got it yet.
+    /// Whether the journal has not got it yet.
     pub(super) fresh: bool,
     /// What was ordered for the state after it.
     pub(super) done: Orders,
@@ -52,6 +52,8 @@ pub(super) struct Course {
     last: Option<(Step, Vec<LaneLosses>)>,
     /// The first step that the journal has not got.
     pub(super) recorded: Step,
+    /// The lineage that the journal's last steps belong to.
+    pub(super) recorded_lineage: u64,
     pub(super) asked: Asked,
     /// Whole on the disk, each with the equilibrium that belongs to it.
     pub(super) checkpoints: BTreeMap<Step, Equilibrium>,
@@ -86,6 +88,7 @@ impl Course {
             promised: BTreeMap::new(),
             last: None,
             recorded: plan.recorded,
+            recorded_lineage: 0,
             asked: Asked::default(),
             checkpoints: plan.checkpoints.clone(),
             ordered: BTreeMap::new(),
@@ -197,7 +200,9 @@ impl Course {
             let step = past.given.equilibrium.step;
             return Err(format!("it remembers {} lanes of step {step}, the run has {lanes}", past.losses.len()));
         }
-        let Some(first) = way.first() else { return Err(format!("it remembers nothing of step {held}")) };
+        let Some(first) = way.first().filter(|first| first.equilibrium.step <= held) else {
+            return Err(format!("it remembers nothing of step {held}"));
+        };
         let finite = |given: &Given| given.equilibrium.k.is_finite() && given.equilibrium.rate.is_finite();
         if !way.iter().all(finite) {
             return Err("an equilibrium it remembers is not finite".into());

@@ -82,6 +82,7 @@ impl Machine {
         if !self.course.caught_up && (returning.step.is_some() || returning.claim.is_some()) {
             // The journal of a coordinator that was killed may be a moment behind its trainers.
             self.course.lineage = self.course.lineage.max(returning.lineage);
+            self.course.recorded_lineage = self.course.lineage;
             if returning.claim.is_none() && !self.is_reuniting() {
                 self.generation = self.generation.max(last);
             }

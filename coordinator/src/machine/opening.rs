@@ -29,7 +29,11 @@ impl Machine {
             }
         };
         self.course.caught_up = true;
-        if step < self.course.recorded {
+        // The steps from here on are computed again and give the same bits, so what the journal has of them stays; unless it is
+        // of a state that was void.
+        let void = self.course.lineage != self.course.recorded_lineage || self.plan.accept_changed_checkpoint;
+        self.course.recorded_lineage = self.course.lineage;
+        if step < self.course.recorded && void {
             let why = format!("steps from {step} on are computed again");
             out.push(Decision { act: Act::Rewind(step), why });
             self.course.recorded = step;

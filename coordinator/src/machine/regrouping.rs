@@ -388,7 +388,9 @@ impl Machine {
                 }
             }
             fired = done.fired.clone().or(fired);
-            self.record(done, 0.0, 0.0, out);
+            if done.fresh {
+                self.record(done, 0.0, 0.0, out);
+            }
         }
         if let Some(firing) = fired {
             self.guard_fired(firing, now, out);

@@ -214,12 +214,10 @@ impl Machine {
         images_per_second: f64,
         out: &mut Decisions,
     ) {
-        let Completed { record, drawn, fresh, changed, .. } = completed;
+        let Completed { record, drawn, changed, .. } = completed;
         let (step, generation) = (record.step, self.generation);
-        if fresh {
-            let why = format!("step {step} is complete");
-            out.push(Decision { act: Act::Step { record, generation, seconds, images_per_second, drawn }, why });
-        }
+        let why = format!("step {step} is complete");
+        out.push(Decision { act: Act::Step { record, generation, seconds, images_per_second, drawn }, why });
         if !changed.is_empty() {
             let world = self.world_size();
             let lanes = self.plan.config.run.lanes;
