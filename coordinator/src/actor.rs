@@ -243,6 +243,7 @@ impl Work {
             Act::Open { generation, step, world } => {
                 let names = world.iter().map(|hello| hello.trainer.0.clone());
                 self.actor.exchange.open(generation.0, names);
+                self.actor.recorder.record(Record::Now);
                 self.world_size = world.len() as u32;
                 if !std::mem::replace(&mut self.launched, true) {
                     self.actor.recorder.record(Record::Launch(launch(time, step, &world)));

@@ -65,6 +65,8 @@ pub struct Machine {
     members: Members,
     /// The generation that is open or was last.
     generation: Generation,
+    /// The highest that any trainer has spoken of: a coordinator that was killed may not have written it down.
+    highest: Generation,
     course: Course,
     phase: Phase,
     /// Places that nobody may take any more.
@@ -96,6 +98,7 @@ impl Machine {
         Ok(Self {
             members: Members::default(),
             generation: plan.generation,
+            highest: plan.generation,
             course: Course::new(&plan),
             phase: Phase::Forming(Forming::new()),
             aside: BTreeSet::new(),

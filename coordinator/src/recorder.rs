@@ -40,6 +40,8 @@ pub enum Record {
     SetAside(Step),
     /// Something that the machine was told, in the form it is kept in.
     Input(Vec<u8>),
+    /// Write what there is now: a generation opens, and who joins it remembers nothing of the steps before.
+    Now,
 }
 
 /// Told when something could not be recorded.
@@ -207,6 +209,7 @@ impl Desk {
                 }
             }
             Record::SetAside(step) => self.put_aside("damaged", step),
+            Record::Now => self.write(),
             Record::Input(bytes) => {
                 self.inputs.extend_from_slice(&bytes);
                 self.pending += 1;

@@ -119,7 +119,7 @@ impl Life {
     ///
     /// # Panics
     /// If a promise is broken.
-    pub fn tell(&mut self, event: Event, now: Duration, truth: &Truth) -> Vec<Effect> {
+    pub fn tell(&mut self, event: Event, now: Duration, truth: &Truth, disk: &mut Disk) -> Vec<Effect> {
         let at = now.saturating_sub(self.born);
         let kept = event.clone();
         let decisions = self.machine.handle(event, at);
@@ -127,6 +127,7 @@ impl Life {
             self.told.push((kept, at, inputs::digest(&decisions)));
         }
         let mut effects = Vec::new();
+        let opens = decisions.iter().any(|decision| matches!(decision.act, Act::Open { .. }));
         for Decision { act, why } in decisions {
             assert!(!why.is_empty(), "{act:?} without a reason");
             match act {
@@ -162,13 +163,23 @@ impl Life {
                 Act::Ignore(_) | Act::Note(_) | Act::Close(_) | Act::Lease { .. } | Act::Sample(_) | Act::Answer { .. } => {}
             }
         }
+        if opens {
+            self.flush(disk);
+        }
         effects
     }
 
     /// A message off the wire.
-    pub fn receive(&mut self, on: ConnectionId, message: TrainerMessage, now: Duration, truth: &Truth) -> Vec<Effect> {
+    pub fn receive(
+        &mut self,
+        on: ConnectionId,
+        message: TrainerMessage,
+        now: Duration,
+        truth: &Truth,
+        disk: &mut Disk,
+    ) -> Vec<Effect> {
         match wire::said(message) {
-            Ok(message) => self.tell(Event::Said { connection: on, message }, now, truth),
+            Ok(message) => self.tell(Event::Said { connection: on, message }, now, truth, disk),
             Err(why) => panic!("an honest trainer said what makes no sense: {why}"),
         }
     }

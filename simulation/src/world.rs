@@ -386,7 +386,7 @@ impl World {
                 eprintln!("{:>7} ms  {:.400}", self.now, text);
             }
         }
-        let effects = coordinator.tell(event, now, &self.truth);
+        let effects = coordinator.tell(event, now, &self.truth, &mut self.disk);
         let tick = coordinator.machine.tick_interval();
         self.take_effect(life, effects);
         Some(tick)
@@ -401,7 +401,7 @@ impl World {
                 eprintln!("{:>7} ms  trainer {} says g{} {:.300}", self.now, stream.process.0, message.generation, text);
             }
         }
-        let effects = coordinator.receive(ConnectionId(stream.number), message, now, &self.truth);
+        let effects = coordinator.receive(ConnectionId(stream.number), message, now, &self.truth, &mut self.disk);
         self.take_effect(stream.life, effects);
     }
 
@@ -679,6 +679,8 @@ impl World {
     fn kill_coordinator(&mut self) {
         if let Some(life) = self.coordinator.take() {
             life.replay();
+            // The next one may not know of a generation that this one opened last; both cannot go on under one coordinator.
+            self.peers.newest = 0;
             for place in 0..self.places.len() {
                 if let Some(stream) = self.places[place].stream {
                     let delay = self.latency();

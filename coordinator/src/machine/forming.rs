@@ -79,6 +79,11 @@ impl Machine {
         if let Err(why) = self.admit(run, &hello) {
             return out.push(Decision { act: Act::Refuse(from), why });
         }
+        // No run has that many: who says so cannot use up the numbers.
+        let spoken = last.max(returning.claim.map_or(Generation(0), |claim| claim.generation));
+        if spoken.0 < self.generation.0 + 1_000_000 {
+            self.highest = self.highest.max(spoken);
+        }
         if !self.course.caught_up && (returning.step.is_some() || returning.claim.is_some()) {
             // The journal of a coordinator that was killed may be a moment behind its trainers.
             self.course.lineage = self.course.lineage.max(returning.lineage);

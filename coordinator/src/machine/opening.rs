@@ -44,7 +44,7 @@ impl Machine {
             out.push(Decision { act: Act::Note(self.note("warning", None)), why: text });
             self.course.recorded = step;
         }
-        self.generation = Generation(self.generation.0 + 1);
+        self.generation = Generation(self.generation.max(self.highest).0 + 1);
         self.members.rank(&world);
         let (heals, healed) = self.heals(&world, step, from_checkpoint);
         // Ordered by a coordinator before this one, of whoever it was.
