@@ -112,15 +112,12 @@ struct Device {
 
 struct Group {
   c10::intrusive_ptr<c10d::ProcessGroupGloo> gloo;
-  // Of each operation. Given with each, not by setTimeout: that one calls into Gloo itself, of which libtorch_cuda has a
-  // copy that this must not be linked to.
-  std::chrono::milliseconds timeout;
 };
 
-// Keeps its tensors alive for as long as Gloo's threads may touch them.
-struct Operation {
+// One message to or from a peer. It keeps its tensor alive for as long as Gloo's thread may touch it.
+struct Transfer {
   c10::intrusive_ptr<c10d::Work> work;
-  std::vector<at::Tensor> tensors;
+  at::Tensor tensor;
 };
 
 }  // namespace
@@ -145,16 +142,15 @@ void began_gloo_device_free(Device* device) {
   }
 }
 
-// One time limit for connecting, one for each operation after it.
-Group* began_gloo_new(StoreFace face, int rank, int world, const Device* device, int64_t connect_ms,
-                      int64_t operation_ms) {
+Group* began_gloo_new(StoreFace face, int rank, int world, const Device* device, int64_t timeout_ms) {
   BEGAN_GUARD(nullptr, {
-    auto connect = std::chrono::milliseconds(connect_ms);
-    auto store = c10::make_intrusive<ExchangeStore>(face, connect);
-    auto options = c10d::ProcessGroupGloo::Options::create(connect);
+    auto timeout = std::chrono::milliseconds(timeout_ms);
+    auto store = c10::make_intrusive<ExchangeStore>(face, timeout);
+    auto options = c10d::ProcessGroupGloo::Options::create(timeout);
+    // Its threads serve collectives, and only messages are used here.
+    options->threads = 1;
     options->devices.push_back(device->gloo);
-    auto gloo = c10::make_intrusive<c10d::ProcessGroupGloo>(store, rank, world, options);
-    return new Group{std::move(gloo), std::chrono::milliseconds(operation_ms)};
+    return new Group{c10::make_intrusive<c10d::ProcessGroupGloo>(store, rank, world, options)};
   })
 }
 
@@ -165,64 +161,36 @@ void began_gloo_free(Group* group) {
   }
 }
 
-Operation* began_gloo_all_reduce(Group* group, at::Tensor* tensor) {
+Transfer* began_gloo_send(Group* group, at::Tensor* tensor, int to, int tag) {
   BEGAN_GUARD(nullptr, {
     std::vector<at::Tensor> tensors{*tensor};
-    c10d::AllreduceOptions options;
-    options.reduceOp = c10d::ReduceOp::SUM;
-    options.timeout = group->timeout;
-    return new Operation{group->gloo->allreduce(tensors, options), tensors};
+    return new Transfer{group->gloo->send(tensors, to, tag), *tensor};
   })
 }
 
-Operation* began_gloo_all_gather(Group* group, at::Tensor* output, at::Tensor* input) {
-  BEGAN_GUARD(nullptr, {
-    c10d::AllgatherOptions options;
-    options.timeout = group->timeout;
-    return new Operation{group->gloo->_allgather_base(*output, *input, options), {*output, *input}};
-  })
-}
-
-Operation* began_gloo_all_to_all(Group* group, at::Tensor* output, at::Tensor* input, const int64_t* output_splits,
-                                 const int64_t* input_splits, size_t count) {
-  BEGAN_GUARD(nullptr, {
-    std::vector<int64_t> out(output_splits, output_splits + count);
-    std::vector<int64_t> in(input_splits, input_splits + count);
-    c10d::AllToAllOptions options;
-    options.timeout = group->timeout;
-    return new Operation{group->gloo->alltoall_base(*output, *input, out, in, options), {*output, *input}};
-  })
-}
-
-Operation* began_gloo_broadcast(Group* group, at::Tensor* tensor, int root) {
+Transfer* began_gloo_receive(Group* group, at::Tensor* tensor, int from, int tag) {
   BEGAN_GUARD(nullptr, {
     std::vector<at::Tensor> tensors{*tensor};
-    c10d::BroadcastOptions options;
-    options.rootRank = root;
-    options.timeout = group->timeout;
-    return new Operation{group->gloo->broadcast(tensors, options), tensors};
+    return new Transfer{group->gloo->recv(tensors, from, tag), *tensor};
   })
 }
 
-// 1: done, 0: not yet, -1: failed.
-int began_operation_wait(Operation* operation, int64_t milliseconds) {
-  BEGAN_GUARD(-1, {
-    try {
-      operation->work->wait(std::chrono::milliseconds(std::max<int64_t>(milliseconds, 1)));
-      return 1;
-    } catch (const std::exception&) {
-      // Either the slice passed or the operation failed. It may also have been done between the slice's end and now, so
-      // that only a second wait, which returns at once, can tell.
-      if (!operation->work->isCompleted()) return 0;
-      operation->work->wait();
-      return 1;
-    }
-  })
+// Blocks until it is done (1), aborted (0), or failed (-1). A time limit that passes fails everything of the group.
+int began_transfer_wait(Transfer* transfer, int64_t milliseconds) {
+  BEGAN_GUARD(-1, { return transfer->work->wait(std::chrono::milliseconds(std::max<int64_t>(milliseconds, 1))) ? 1 : 0; })
 }
 
-void began_operation_free(Operation* operation) {
+// From any thread: ends the wait under way, or the next one.
+void began_transfer_abort(Transfer* transfer) {
   try {
-    delete operation;
+    transfer->work->abort();
+  } catch (...) {  // what cannot be aborted is done or failed
+  }
+}
+
+void began_transfer_free(Transfer* transfer) {
+  try {
+    delete transfer;
   } catch (...) {
   }
 }

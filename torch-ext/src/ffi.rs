@@ -15,7 +15,7 @@ pub struct Device {
 }
 
 #[repr(C)]
-pub struct Operation {
+pub struct Transfer {
     _opaque: [u8; 0],
 }
 
@@ -43,27 +43,14 @@ unsafe extern "C" {
         rank: c_int,
         world: c_int,
         device: *const Device,
-        connect_ms: i64,
-        operation_ms: i64,
+        timeout_ms: i64,
     ) -> *mut Group;
     pub fn began_gloo_free(group: *mut Group);
-    pub fn began_gloo_all_reduce(group: *mut Group, tensor: *const RawTensor) -> *mut Operation;
-    pub fn began_gloo_all_gather(
-        group: *mut Group,
-        output: *const RawTensor,
-        input: *const RawTensor,
-    ) -> *mut Operation;
-    pub fn began_gloo_all_to_all(
-        group: *mut Group,
-        output: *const RawTensor,
-        input: *const RawTensor,
-        output_splits: *const i64,
-        input_splits: *const i64,
-        count: usize,
-    ) -> *mut Operation;
-    pub fn began_gloo_broadcast(group: *mut Group, tensor: *const RawTensor, root: c_int) -> *mut Operation;
-    pub fn began_operation_wait(operation: *mut Operation, milliseconds: i64) -> c_int;
-    pub fn began_operation_free(operation: *mut Operation);
+    pub fn began_gloo_send(group: *mut Group, tensor: *const RawTensor, to: c_int, tag: c_int) -> *mut Transfer;
+    pub fn began_gloo_receive(group: *mut Group, tensor: *const RawTensor, from: c_int, tag: c_int) -> *mut Transfer;
+    pub fn began_transfer_wait(transfer: *mut Transfer, milliseconds: i64) -> c_int;
+    pub fn began_transfer_abort(transfer: *mut Transfer);
+    pub fn began_transfer_free(transfer: *mut Transfer);
 
     pub fn began_grad(
         output: *const RawTensor,

@@ -1,15 +1,16 @@
-//! libtorch's own Gloo (`c10d::ProcessGroupGloo`), with a rendezvous in Rust.
+//! libtorch's own Gloo (`c10d::ProcessGroupGloo`), with a rendezvous in Rust and collectives made of its messages.
 //!
-//! Operations run on Gloo's threads; each is waited for in slices, so that the caller can look up between them. A killed
-//! peer shows as an error at once; a silent one only by the time limit, or because the caller leaves. The caller must issue
-//! the same operations in the same order on every rank, and must not touch an operation's tensors until it is done.
+//! Gloo carries messages and Rust makes collectives of them, because a collective of Gloo's cannot be left: where a peer goes
+//! in the middle of a message, Gloo forgets to tell whoever waits for that message, and the thread inside stays until the
+//! time limit. A message can be aborted. The caller must issue the same operations in the same order on every rank, and must
+//! not touch an operation's tensors until it is done.
 //!
-//! Leaving is dropping the [`Group`]: its sockets are shut down, so that everything pending ends here and at every peer at
-//! once, and Gloo's threads with it.
+//! Leaving is dropping the [`Group`]: everything pending ends here and at every peer at once, and Gloo's threads with it.
 
 mod attempt;
 mod connecting;
 mod meeting;
+mod operation;
 mod sockets;
 
 use std::ffi::c_int;
@@ -23,7 +24,9 @@ pub use attempt::Attempt;
 pub use connecting::Connecting;
 use meeting::Meeting;
 pub use meeting::Rendezvous;
-use sockets::{Device, Sockets};
+pub use operation::Operation;
+use operation::{Transfer, Waiter};
+use sockets::{Device, Links, Sockets};
 
 use crate::{TorchError, ffi};
 
@@ -46,11 +49,14 @@ pub struct Member {
 #[derive(Debug)]
 pub struct Group {
     raw: *mut ffi::Group,
-    sockets: Arc<Sockets>,
+    member: Member,
+    links: Arc<Links>,
+    waiter: Waiter,
+    /// Counts operations, so that messages find each other.
+    tag: c_int,
 }
 
-// SAFETY: ProcessGroupGloo queues operations under a lock of its own; it may be used from any one thread at a time, which
-// `&mut self` below ensures.
+// SAFETY: ProcessGroupGloo may be used from any one thread at a time, which `&mut self` below ensures.
 unsafe impl Send for Group {}
 
 impl Group {
@@ -66,39 +72,31 @@ impl Group {
         let sockets = Arc::new(Sockets::new(listener, peers));
         attempt.connects(&sockets)?;
         let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-        let (rank, world) = (member.rank as c_int, member.world as c_int);
-        let milliseconds = |d: Duration| i64::try_from(d.as_millis()).unwrap_or(i64::MAX);
+        let milliseconds = i64::try_from(left.as_millis()).unwrap_or(i64::MAX);
         // SAFETY: the face owns its store and gives it up in C++'s destructor; the device lives for the call, and C++ keeps a
         // handle of its own.
         let raw = unsafe {
-            let (connect, operation) = (milliseconds(left), milliseconds(member.operation));
-            ffi::began_gloo_new(meeting.face(), rank, world, device.raw(), connect, operation)
+            let (rank, world) = (member.rank as c_int, member.world as c_int);
+            ffi::began_gloo_new(meeting.face(), rank, world, device.raw(), milliseconds)
         };
-        if raw.is_null() { Err(TorchError::last()) } else { Ok(Self { raw, sockets }) }
+        if raw.is_null() {
+            return Err(TorchError::last());
+        }
+        let links = Arc::new(sockets.links());
+        let waiter = Waiter::start(links.clone(), member.operation);
+        Ok(Self { raw, member: member.clone(), links, waiter, tag: 0 })
     }
 
-    /// Sums a tensor over all members, in place, in an order that depends on their number.
-    ///
-    /// # Errors
-    /// If Gloo refuses the tensor.
-    pub fn all_reduce(&mut self, tensor: &Tensor) -> Result<Operation, TorchError> {
-        // SAFETY: the group is alive; the shim keeps its own handles on the tensors.
-        Operation::new(unsafe { ffi::began_gloo_all_reduce(self.raw, tensor.as_ptr()) })
+    /// This member's place in it.
+    #[must_use]
+    pub fn member(&self) -> &Member {
+        &self.member
     }
 
-    /// Lays every member's `input` end to end, by rank, in every member's `output`.
+    /// Sends `input_splits[r]` elements to each rank `r`, and receives `output_splits[r]` from it. Both tensors are flat.
     ///
     /// # Errors
-    /// If Gloo refuses the tensors.
-    pub fn all_gather(&mut self, output: &Tensor, input: &Tensor) -> Result<Operation, TorchError> {
-        // SAFETY: as above.
-        Operation::new(unsafe { ffi::began_gloo_all_gather(self.raw, output.as_ptr(), input.as_ptr()) })
-    }
-
-    /// Sends `input_splits[r]` elements to each rank `r`, and receives `output_splits[r]` from it.
-    ///
-    /// # Errors
-    /// If Gloo refuses the tensors, or the splits do not fit them.
+    /// If the splits do not fit the tensors or the group, or a peer is gone.
     pub fn all_to_all(
         &mut self,
         output: &Tensor,
@@ -106,29 +104,55 @@ impl Group {
         output_splits: &[i64],
         input_splits: &[i64],
     ) -> Result<Operation, TorchError> {
-        if output_splits.len() != input_splits.len() {
-            return Err(TorchError("all_to_all needs as many splits in as out".into()));
-        }
-        // SAFETY: as above; both lists of splits are as long as is said.
-        Operation::new(unsafe {
-            ffi::began_gloo_all_to_all(
-                self.raw,
-                output.as_ptr(),
-                input.as_ptr(),
-                output_splits.as_ptr(),
-                input_splits.as_ptr(),
-                input_splits.len(),
-            )
-        })
+        let parts = |what: &str, tensor: &Tensor, splits: &[i64]| {
+            let (world, len) = (self.member.world as usize, tensor.numel() as i64);
+            if splits.len() != world || splits.iter().any(|&n| n < 0) || splits.iter().sum::<i64>() != len {
+                let reason =
+                    format!("all_to_all: {what} of {len} elements does not split into {splits:?} of {world} members");
+                return Err(TorchError(reason));
+            }
+            let mut start = 0;
+            let part = |&len: &i64| {
+                start += len;
+                Ok(tensor.f_narrow(0, start - len, len)?)
+            };
+            splits.iter().map(part).collect::<Result<Vec<_>, tch::TchError>>().map_err(|e| TorchError(e.to_string()))
+        };
+        let (from, to) = (parts("the output", output, output_splits)?, parts("the input", input, input_splits)?);
+        self.exchange(&from, &to)
     }
 
-    /// Copies `root`'s tensor to all.
+    /// Lays every member's `input` end to end, by rank, in every member's `output`. Both tensors are flat.
     ///
     /// # Errors
-    /// If Gloo refuses the tensor.
-    pub fn broadcast(&mut self, tensor: &Tensor, root: u32) -> Result<Operation, TorchError> {
-        // SAFETY: as above.
-        Operation::new(unsafe { ffi::began_gloo_broadcast(self.raw, tensor.as_ptr(), root as c_int) })
+    /// If the output is not the world's times the input's length, or a peer is gone.
+    pub fn all_gather(&mut self, output: &Tensor, input: &Tensor) -> Result<Operation, TorchError> {
+        let world = self.member.world as usize;
+        let splits = vec![input.numel() as i64; world];
+        let from = output.f_split_with_sizes(&splits, 0).map_err(|e| TorchError(format!("all_gather: {e}")))?;
+        self.exchange(&from, &(0..world).map(|_| input.shallow_clone()).collect::<Vec<_>>())
+    }
+
+    /// Sends `to[r]` to each rank `r`, and fills `from[r]` with what it sends here.
+    fn exchange(&mut self, from: &[Tensor], to: &[Tensor]) -> Result<Operation, TorchError> {
+        self.tag = self.tag.wrapping_add(1) & c_int::MAX;
+        let (rank, world, tag) = (self.member.rank as usize, self.member.world as usize, self.tag);
+        from[rank].shallow_clone().f_copy_(&to[rank]).map_err(|e| TorchError(e.to_string()))?;
+        let mut transfers = Vec::new();
+        // Each begins with its neighbour, so that no member is everyone's first.
+        for peer in (1..world).map(|distance| (rank + distance) % world) {
+            if from[peer].numel() > 0 {
+                // SAFETY: the group is alive; the shim keeps its own handle on the tensor.
+                let raw = unsafe { ffi::began_gloo_receive(self.raw, from[peer].as_ptr(), peer as c_int, tag) };
+                transfers.push(Transfer::new(raw)?);
+            }
+            if to[peer].numel() > 0 {
+                // SAFETY: as above.
+                let raw = unsafe { ffi::began_gloo_send(self.raw, to[peer].as_ptr(), peer as c_int, tag) };
+                transfers.push(Transfer::new(raw)?);
+            }
+        }
+        self.waiter.wait_for(transfers)
     }
 }
 
@@ -147,45 +171,9 @@ fn meet(meeting: &Meeting, member: &Member, listener: SocketAddr) -> Result<Vec<
 
 impl Drop for Group {
     fn drop(&mut self) {
-        // Gloo's destructor waits for operations under way; without their sockets they end at once.
-        self.sockets.shut_down();
-        // SAFETY: made by `began_gloo_new`, freed once.
+        self.links.shut_down();
+        self.waiter.end();
+        // SAFETY: made by `began_gloo_new`, freed once; no thread is inside.
         unsafe { ffi::began_gloo_free(self.raw) }
-    }
-}
-
-/// An operation under way.
-#[derive(Debug)]
-#[must_use = "an operation's tensors may not be touched before it is waited for"]
-pub struct Operation {
-    raw: *mut ffi::Operation,
-}
-
-// SAFETY: c10d::Work is guarded by a lock of its own.
-unsafe impl Send for Operation {}
-
-impl Operation {
-    fn new(raw: *mut ffi::Operation) -> Result<Self, TorchError> {
-        if raw.is_null() { Err(TorchError::last()) } else { Ok(Self { raw }) }
-    }
-
-    /// Waits for at most `slice`; whether it is done.
-    ///
-    /// # Errors
-    /// If a peer is gone or the time limit of operations passed.
-    pub fn wait(&mut self, slice: Duration) -> Result<bool, TorchError> {
-        // SAFETY: the operation is alive.
-        match unsafe { ffi::began_operation_wait(self.raw, slice.as_millis() as i64) } {
-            1 => Ok(true),
-            0 => Ok(false),
-            _ => Err(TorchError::last()),
-        }
-    }
-}
-
-impl Drop for Operation {
-    fn drop(&mut self) {
-        // SAFETY: made by the shim, freed once; Gloo keeps its own handle while it runs.
-        unsafe { ffi::began_operation_free(self.raw) }
     }
 }

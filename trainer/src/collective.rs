@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use tch::Tensor;
-use torch_ext::gloo::{Group, Operation, Rendezvous};
+use torch_ext::gloo::{Group, Operation};
 
 /// How often a wait looks up to see whether it was called off.
 const SLICE: Duration = Duration::from_millis(20);
@@ -30,7 +30,7 @@ pub trait Collective: Send {
     /// # Errors
     /// If a peer is gone, or the wait was called off.
     fn all_gather(&mut self, output: &Tensor, input: &Tensor) -> Result<()>;
-    /// Sums in place, in an order that depends on the size of the world.
+    /// Sums in place, in an order that depends on the size of the world, which divides the tensor's length.
     ///
     /// # Errors
     /// If a peer is gone, or the wait was called off.
@@ -38,45 +38,29 @@ pub trait Collective: Send {
 }
 
 /// Says when to give up a wait: the coordinator's word, not a time-out.
-pub type CalledOff = Arc<std::sync::atomic::AtomicBool>;
+pub type CalledOff = Arc<AtomicBool>;
 
-/// Gloo, over TCP.
+/// Gloo, over TCP. Dropping it leaves the group: whatever is pending ends, here and at every peer.
 pub struct Gloo {
-    group: Option<Group>,
+    group: Group,
     called_off: CalledOff,
 }
 
 impl Gloo {
-    /// Connects to all other trainers of the generation.
-    ///
-    /// # Errors
-    /// If one does not come in time.
-    pub fn connect(
-        store: Arc<dyn Rendezvous>,
-        rank: u32,
-        world: u32,
-        address: &str,
-        timeout: Duration,
-        called_off: CalledOff,
-    ) -> Result<Self> {
-        Ok(Self { group: Some(Group::connect(store, rank, world, address, timeout)?), called_off })
+    /// Over a group that is connected; waits end when they are called off.
+    #[must_use]
+    pub fn new(group: Group, called_off: CalledOff) -> Self {
+        Self { group, called_off }
     }
 
-    fn run(
-        &mut self,
-        what: &str,
-        start: impl FnOnce(&mut Group) -> Result<Operation, torch_ext::TorchError>,
-    ) -> Result<()> {
-        let Some(group) = &mut self.group else { bail!("the group was left already") };
-        let mut operation = start(group)?;
+    fn finish(&self, what: &str, operation: Result<Operation, TorchError>) -> Result<()> {
+        let rank = self.group.member().rank;
+        let mut operation = operation.with_context(|| format!("{what} of rank {rank}"))?;
         loop {
-            match operation.wait(SLICE) {
-                Ok(true) => return Ok(()),
-                Ok(false) if self.called_off.load(std::sync::atomic::Ordering::Acquire) => {
-                    bail!("{what} was called off")
-                }
-                Ok(false) => {}
-                Err(error) => bail!("{what}: {error}"),
+            match operation.wait(SLICE).with_context(|| format!("{what} of rank {rank}"))? {
+                true => return Ok(()),
+                false if self.called_off.load(Ordering::Acquire) => bail!("{what} of rank {rank} was called off"),
+                false => {}
             }
         }
     }
@@ -90,23 +74,26 @@ impl Collective for Gloo {
         output_splits: &[i64],
         input_splits: &[i64],
     ) -> Result<()> {
-        self.run("all-to-all", |group| group.all_to_all(output, input, output_splits, input_splits))
+        let operation = self.group.all_to_all(output, input, output_splits, input_splits);
+        self.finish("all-to-all", operation)
     }
 
     fn all_gather(&mut self, output: &Tensor, input: &Tensor) -> Result<()> {
-        self.run("all-gather", |group| group.all_gather(output, input))
+        let operation = self.group.all_gather(output, input);
+        self.finish("all-gather", operation)
     }
 
     fn all_reduce(&mut self, tensor: &Tensor) -> Result<()> {
-        self.run("all-reduce", |group| group.all_reduce(tensor))
-    }
-}
-
-impl Drop for Gloo {
-    fn drop(&mut self) {
-        // Gloo's destructor waits for operations under way, up to their time limit; nobody should wait for that.
-        if let Some(group) = self.group.take() {
-            let _ = std::thread::Builder::new().name("gloo-end".into()).spawn(move || drop(group));
+        let (world, len) = (i64::from(self.group.member().world), tensor.numel() as i64);
+        ensure!(len % world == 0, "all-reduce: {len} elements do not divide among {world} trainers");
+        let chunk = len / world;
+        let parts = tensor.f_empty_like()?;
+        let splits = vec![chunk; world as usize];
+        self.all_to_all(&parts, tensor, &splits, &splits)?;
+        let sum = parts.f_narrow(0, 0, chunk)?;
+        for rank in 1..world {
+            torch_ext::add_scaled_(&sum, &parts.f_narrow(0, rank * chunk, chunk)?, 1.0)?;
         }
+        self.all_gather(tensor, &sum)
     }
 }

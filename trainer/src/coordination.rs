@@ -5,9 +5,9 @@ use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
-use began::{Equilibrium, LaneLosses, RunConfig};
-use began_proto::v1::trainer_message::Body as Up;
-use began_proto::v1::{Orders, ShardLease};
+use began::{LaneLosses, RunConfig};
+use began_proto::v1::{Equilibrium, ShardLease, Stop};
+use began_session::{News, Say};
 
 use crate::leases::LeaseTable;
 use crate::session::{Activity, Incoming, locked};
@@ -15,7 +15,7 @@ use crate::session::{Activity, Incoming, locked};
 /// The coordinator as the training loop sees it.
 pub trait Coordination {
     /// Tells it something. That it is gone shows in the inbox.
-    fn send(&self, body: Up);
+    fn say(&self, say: Say);
     /// The next thing in the inbox, or nothing within `patience`.
     fn next(&self, patience: Duration) -> Option<Incoming>;
     /// Where others drop what the training loop waits for.
@@ -33,7 +33,7 @@ pub struct Alone {
     config: RunConfig,
     activity: Activity,
     leases: Arc<LeaseTable>,
-    equilibrium: Mutex<Equilibrium>,
+    equilibrium: Mutex<began::Equilibrium>,
     inbox: Receiver<Incoming>,
     into_inbox: Sender<Incoming>,
 }
@@ -47,25 +47,34 @@ impl Alone {
         for epoch in 0..epochs {
             leases.grant(ShardLease { epoch, first_step: 0, end_step: u64::MAX, shards: (0..shards).collect() });
         }
-        let equilibrium = Mutex::new(Equilibrium::start(&config.optimizer));
+        let equilibrium = Mutex::new(began::Equilibrium::start(&config.optimizer));
         Self { config, activity: Activity::new(), leases: Arc::new(leases), equilibrium, inbox, into_inbox }
     }
 }
 
 impl Coordination for Alone {
-    fn send(&self, body: Up) {
-        let Up::Losses(losses) = body else { return };
+    fn say(&self, say: Say) {
+        let Say::Losses(losses) = say else { return };
         let losses: Vec<_> =
             losses.lanes.iter().map(|l| LaneLosses { real: l.real, fake: l.fake, drawn: l.drawn }).collect();
         let mut now = locked(&self.equilibrium);
-        let incoming = match now.advance(&self.config.objective, &self.config.optimizer, &losses) {
-            Ok((next, _)) => {
+        let news = match now.advance(&self.config.objective, &self.config.optimizer, &losses) {
+            Ok((next, record)) => {
                 *now = next;
-                Incoming::Equilibrium(next, Orders::default())
+                News::Equilibrium(Box::new(Equilibrium {
+                    step: next.step.0,
+                    k: next.k,
+                    rate: next.rate,
+                    m_global: record.m_global,
+                    stall_sum: next.stall.sum,
+                    stall_count: next.stall.count,
+                    stall_best: next.stall.best,
+                    ..Equilibrium::default()
+                }))
             }
-            Err(error) => Incoming::Stop { reason: error.to_string(), failed: true },
+            Err(error) => News::Stop(Stop { reason: error.to_string(), failed: true, ..Stop::default() }),
         };
-        let _ = self.into_inbox.send(incoming);
+        let _ = self.into_inbox.send(Incoming::News(news));
     }
 
     fn next(&self, patience: Duration) -> Option<Incoming> {

@@ -9,11 +9,14 @@
 //! | [`feed`], [`leases`] | what goes into a step: leased shards, noise |
 //! | [`training`], [`duties`] | the loop; what is done outside the step |
 //! | [`coordination`], [`session`], [`exchange`] | the coordinator, as the loop sees it and over gRPC |
-//! | [`checkpoint`], [`digest`], [`pictures`] | what is written, hashed and shown |
+//! | [`heal`] | handing the state around |
+//! | [`checkpoint`], [`checkpoint_writer`], [`digest`], [`pictures`] | what is written, hashed and shown |
+//! | [`flip`] | a fault for tests |
 //! | [`device`] | the process's device and its ties to whoever started it |
 //! | [`commands`] | what the command line offers |
 
 pub mod checkpoint;
+pub mod checkpoint_writer;
 pub mod collective;
 pub mod commands;
 pub mod coordination;
@@ -23,6 +26,8 @@ pub mod duties;
 pub mod exchange;
 pub mod feed;
 pub mod flat;
+pub mod flip;
+pub mod heal;
 pub mod leases;
 pub mod network;
 pub mod optimizer;

@@ -107,6 +107,17 @@ impl Reducer {
         Ok(Gradient(whole))
     }
 
+    /// Trainers in the generation.
+    #[must_use]
+    pub fn world(&self) -> u32 {
+        self.place.world
+    }
+
+    /// The group itself, for handing the state around; nothing in a world of one.
+    pub fn collective(&mut self) -> Option<&mut (dyn Collective + 'static)> {
+        self.collective.as_deref_mut()
+    }
+
     /// As [`Reducer::average`], with every lane's losses handed to everyone beside it: who has the last gradient of a step
     /// has the step's losses, whatever the coordinator has seen.
     ///
@@ -243,53 +254,9 @@ fn divide(mut sum: Tensor, lanes: i64) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::collective::in_process::threads;
     use proptest::prelude::*;
-    use std::sync::{Arc, Barrier, Mutex};
     use tch::{Device, Kind};
-
-    /// What each thread has posted: a tensor, and how it is split.
-    type Board = Vec<Option<(Tensor, Vec<i64>)>>;
-
-    /// A world inside one process: threads that exchange through shared memory.
-    struct Threads {
-        rank: usize,
-        barrier: Arc<Barrier>,
-        board: Arc<Mutex<Board>>,
-    }
-
-    impl Threads {
-        fn post(&self, tensor: &Tensor, splits: &[i64]) -> Vec<(Tensor, Vec<i64>)> {
-            self.barrier.wait();
-            self.board.lock().unwrap()[self.rank] = Some((tensor.copy(), splits.to_vec()));
-            self.barrier.wait();
-            let board = self.board.lock().unwrap();
-            board.iter().flatten().map(|(t, s)| (t.shallow_clone(), s.clone())).collect()
-        }
-    }
-
-    impl Collective for Threads {
-        fn all_to_all(&mut self, output: &Tensor, input: &Tensor, _: &[i64], input_splits: &[i64]) -> Result<()> {
-            let posted = self.post(input, input_splits);
-            let mine: Vec<Tensor> = posted
-                .iter()
-                .map(|(t, splits)| t.narrow(0, splits[..self.rank].iter().sum(), splits[self.rank]))
-                .collect();
-            output.shallow_clone().f_copy_(&Tensor::f_cat(&mine, 0)?)?;
-            Ok(())
-        }
-
-        fn all_gather(&mut self, output: &Tensor, input: &Tensor) -> Result<()> {
-            let all: Vec<Tensor> = self.post(input, &[]).into_iter().map(|(t, _)| t).collect();
-            output.view(-1).f_copy_(&Tensor::f_cat(&all, 0)?)?;
-            Ok(())
-        }
-
-        fn all_reduce(&mut self, tensor: &Tensor) -> Result<()> {
-            let sum: Tensor = self.post(tensor, &[]).into_iter().map(|(t, _)| t).sum();
-            tensor.shallow_clone().f_copy_(&sum)?;
-            Ok(())
-        }
-    }
 
     fn values(lane: u32, len: i64) -> Tensor {
         let mut values = vec![0f32; len as usize];
@@ -299,34 +266,23 @@ mod tests {
     }
 
     fn reduce(lanes: u32, world: u32, len: i64, how: Reduce) -> Vec<(Vec<f32>, Vec<LaneLosses>)> {
-        let barrier = Arc::new(Barrier::new(world as usize));
-        let board = Arc::new(Mutex::new((0..world).map(|_| None).collect()));
-        let threads: Vec<_> = (0..world)
-            .map(|rank| {
-                let threads = Threads { rank: rank as usize, barrier: barrier.clone(), board: Arc::clone(&board) };
-                std::thread::spawn(move || -> Result<_> {
-                    let place = Place { rank, world, lanes };
-                    let padded = place.padded(len);
-                    let mut fold = Fold::new(lanes);
-                    let mut losses = Vec::new();
-                    for lane in place.my_lanes() {
-                        let flat = Tensor::zeros([padded], (Kind::Float, Device::Cpu));
-                        flat.narrow(0, 0, len).copy_(&values(lane, len));
-                        losses.push(LaneLosses {
-                            real: f64::from(lane),
-                            fake: 0.5,
-                            drawn: (1 << 48) - 1 - u64::from(lane),
-                        });
-                        fold.push(lane..lane + 1, flat, add)?;
-                    }
-                    let collective = (world > 1).then(|| Box::new(threads) as Box<dyn Collective>);
-                    let mut reducer = Reducer::new(place, how, collective)?;
-                    let (gradient, losses) = reducer.average_with_losses(fold.finish(), &losses)?;
-                    Ok((Vec::<f32>::try_from(gradient.0.narrow(0, 0, len))?, losses))
-                })
-            })
-            .collect();
-        threads.into_iter().map(|t| t.join().unwrap().unwrap()).collect()
+        threads(world, move |rank, collective| {
+            let place = Place { rank, world, lanes };
+            let padded = place.padded(len);
+            let mut fold = Fold::new(lanes);
+            let mut losses = Vec::new();
+            for lane in place.my_lanes() {
+                let flat = Tensor::zeros([padded], (Kind::Float, Device::Cpu));
+                flat.narrow(0, 0, len).copy_(&values(lane, len));
+                let drawn = (1 << 48) - 1 - u64::from(lane);
+                losses.push(LaneLosses { real: f64::from(lane), fake: 0.5, drawn });
+                fold.push(lane..lane + 1, flat, add)?;
+            }
+            let collective = (world > 1).then(|| Box::new(collective) as Box<dyn Collective>);
+            let mut reducer = Reducer::new(place, how, collective)?;
+            let (gradient, losses) = reducer.average_with_losses(fold.finish(), &losses)?;
+            Ok((Vec::<f32>::try_from(gradient.0.narrow(0, 0, len))?, losses))
+        })
     }
 
     proptest! {

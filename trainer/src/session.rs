@@ -1,24 +1,26 @@
-//! The trainer's side of the stream with the coordinator.
+//! The trainer's side of the stream with the coordinator: drives the pure machine of `began-session` over gRPC.
 //!
-//! It runs on a thread of its own, so that heartbeats go out and orders come in while the device computes. What comes in
-//! lands in one inbox, together with finished sums: the training loop waits in one place, always with a bound.
+//! It runs on a thread of its own, so that heartbeats go out and orders come in while the device computes, and so that a
+//! coordinator that went away is found again. What comes in lands in one inbox, together with finished sums: the training loop
+//! waits in one place, always with a bound.
 
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+mod activity;
+mod driver;
+
+use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use began::{Equilibrium, LaneLosses, Step, equilibrium::Stall};
-use began_proto::v1::coordinator_client::CoordinatorClient;
-use began_proto::v1::coordinator_message::Body as Down;
-use began_proto::v1::trainer_message::Body as Up;
-use began_proto::v1::{self as wire, CoordinatorMessage, Phase, TrainerMessage};
+use began_proto::v1 as wire;
+use began_session::{News, Say};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
-use tokio_stream::StreamExt as _;
-use tokio_stream::wrappers::UnboundedReceiverStream;
-use tonic::transport::{Channel, Endpoint};
+
+pub use activity::Activity;
+use driver::{Command, Driver};
 
 use crate::coordination::Coordination;
 use crate::leases::LeaseTable;
@@ -27,71 +29,12 @@ use crate::reduction_thread::Reduced;
 /// What lands in the training loop's inbox.
 #[derive(Debug)]
 pub enum Incoming {
-    /// A new generation, and my place in it.
-    Opened(u64, wire::GenerationOpened),
-    /// What a step needs, with what to do after it.
-    Equilibrium(Equilibrium, wire::Orders),
-    /// Leave the generation.
-    Halt(String),
-    /// Write the held state down.
-    WriteCheckpoint(Equilibrium),
-    /// End.
-    Stop {
-        /// Why.
-        reason: String,
-        /// Whether the run failed.
-        failed: bool,
-    },
-    /// The stream broke.
-    Lost(String),
+    /// The coordinator's words.
+    News(News),
+    /// The group of peers is there, or is not.
+    Connected(Result<torch_ext::gloo::Group>),
     /// A sum over the world is there, or failed.
     Reduced(Result<Reduced>),
-}
-
-/// What this trainer is doing, as heartbeats tell it.
-#[derive(Debug)]
-pub struct Activity {
-    started: Instant,
-    phase: AtomicU8,
-    since: AtomicU64,
-    step: AtomicU64,
-    generation: AtomicU64,
-}
-
-impl Default for Activity {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl Activity {
-    /// Starting.
-    #[must_use]
-    pub fn new() -> Self {
-        let zero = || AtomicU64::new(0);
-        let phase = AtomicU8::new(Phase::Starting as u8);
-        Self { started: Instant::now(), phase, since: zero(), step: zero(), generation: zero() }
-    }
-
-    /// From now on, this.
-    pub fn enter(&self, phase: Phase) {
-        self.since.store(self.started.elapsed().as_millis() as u64, Ordering::Relaxed);
-        self.phase.store(phase as u8, Ordering::Relaxed);
-    }
-
-    /// From now on, in this step.
-    pub fn at_step(&self, step: Step) {
-        self.step.store(step.0, Ordering::Relaxed);
-    }
-
-    fn heartbeat(&self) -> wire::Heartbeat {
-        let since = Duration::from_millis(self.since.load(Ordering::Relaxed));
-        wire::Heartbeat {
-            phase: self.phase.load(Ordering::Relaxed).into(),
-            phase_seconds: self.started.elapsed().saturating_sub(since).as_secs_f64(),
-            step: self.step.load(Ordering::Relaxed),
-        }
-    }
 }
 
 /// The run ended before this trainer was let in.
@@ -122,7 +65,7 @@ pub struct Welcome {
     pub data_digest: String,
 }
 
-/// A live stream with the coordinator.
+/// A session with the coordinator, over as many streams as it takes.
 pub struct Session {
     /// What the coordinator said first.
     pub welcome: Welcome,
@@ -131,18 +74,19 @@ pub struct Session {
     /// This trainer's name.
     pub trainer: String,
     runtime: Runtime,
-    channel: Channel,
-    up: UnboundedSender<TrainerMessage>,
+    channel: driver::SharedChannel,
+    commands: UnboundedSender<Command>,
     inbox: Receiver<Incoming>,
     into_inbox: Sender<Incoming>,
 }
 
 impl Session {
-    /// Connects, says hello and waits to be let in.
+    /// Connects, says hello and waits to be let in. `run` is the run's directory, in which a coordinator that was started
+    /// again says where it is.
     ///
     /// # Errors
     /// If the coordinator cannot be reached within `patience`, or refuses.
-    pub fn open(address: &str, hello: wire::Hello, patience: Duration) -> Result<Self> {
+    pub fn open(address: &str, run: Option<PathBuf>, hello: wire::Hello, patience: Duration) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("session")
@@ -150,55 +94,56 @@ impl Session {
             .build()
             .context("cannot start the session's thread")?;
         let (into_inbox, inbox) = channel();
-        let (up, sent) = unbounded_channel();
+        let (commands, orders) = unbounded_channel();
         let trainer = hello.trainer.clone();
-        let say = |body| TrainerMessage { run: String::new(), generation: 0, body: Some(body) };
-        let _ = up.send(say(Up::Hello(hello)));
-
-        let seen = Mutex::new(String::new());
-        let opened = runtime.block_on(async {
-            tokio::time::timeout(patience, async {
-                let channel = connect(address, &seen).await?;
-                let mut client = CoordinatorClient::new(channel.clone())
-                    .max_decoding_message_size(began_proto::MAX_MESSAGE)
-                    .max_encoding_message_size(began_proto::MAX_MESSAGE);
-                let mut down = client.session(UnboundedReceiverStream::new(sent)).await?.into_inner();
-                let first = down.next().await.context("it closed the stream at once")??;
-                let welcome = match first.body {
-                    Some(Down::Welcome(welcome)) => (first.run, welcome),
-                    Some(Down::Refused(refused)) => bail!("it refused this trainer: {}", refused.reason),
-                    Some(Down::Stop(stop)) => {
-                        return Err(TooLate { reason: stop.reason, failed: stop.failed }.into());
-                    }
-                    _ => bail!("its first message was neither a welcome nor a refusal"),
-                };
-                Ok((channel, down, welcome))
-            })
-            .await
-            .unwrap_or_else(|_| bail!("no answer within {} s{}", patience.as_secs(), last_words(&seen)))
-        });
-        let (channel, down, (run, welcome)) = opened.with_context(|| format!("coordinator at {address}"))?;
-
         let activity = Arc::new(Activity::new());
         let leases = Arc::new(LeaseTable::default());
-        let interval = Duration::from_secs_f64(welcome.heartbeat_seconds.clamp(0.01, 60.0));
-        runtime.spawn(beat(activity.clone(), up.clone(), run.clone(), interval));
-        runtime.spawn(listen(down, into_inbox.clone(), leases.clone()));
-        let welcome = Welcome { run, config: welcome.config, data_digest: welcome.data_digest };
-        Ok(Self { welcome, activity, leases, trainer, runtime, channel, up, inbox, into_inbox })
+        let channel = driver::SharedChannel::default();
+        let driver = Driver::new(
+            address,
+            run,
+            hello,
+            patience,
+            driver::Ends {
+                inbox: into_inbox.clone(),
+                activity: activity.clone(),
+                leases: leases.clone(),
+                channel: channel.clone(),
+            },
+        )?;
+        runtime.spawn(driver.run(orders));
+        let at = || format!("coordinator at {address}");
+        // The driver's own bound ends the wait; this one is for a driver that does not.
+        let first = inbox.recv_timeout(patience + Duration::from_secs(30)).with_context(at)?;
+        let welcome = match first {
+            Incoming::News(News::Welcome { run, config, data_digest }) => Welcome { run, config, data_digest },
+            Incoming::News(News::Refused(reason)) => {
+                return Err(anyhow::anyhow!("it refused this trainer: {reason}")).with_context(at);
+            }
+            Incoming::News(News::Stop(stop)) => {
+                return Err(TooLate { reason: stop.reason, failed: stop.failed }.into());
+            }
+            Incoming::News(News::Lost(why)) => {
+                return Err(anyhow::anyhow!("no answer within {} s: {why}", patience.as_secs())).with_context(at);
+            }
+            other => bail!("{}: its first message was neither a welcome nor a refusal: {other:?}", at()),
+        };
+        Ok(Self { welcome, activity, leases, trainer, runtime, channel, commands, inbox, into_inbox })
     }
 
-    /// From now on messages carry this generation.
-    pub fn enter_generation(&self, generation: u64) {
-        self.activity.generation.store(generation, Ordering::Relaxed);
+    /// From now on a coordinator that is gone is looked for this long.
+    pub fn set_patience(&self, patience: Duration) {
+        let _ = self.commands.send(Command::Patience(patience));
     }
 
     /// The generation's rendezvous.
-    #[must_use]
-    pub fn exchange(&self, generation: u64) -> crate::exchange::Exchange {
-        let client = CoordinatorClient::new(self.channel.clone());
+    ///
+    /// # Errors
+    /// If there is no stream with the coordinator.
+    pub fn exchange(&self, generation: u64) -> Result<crate::exchange::Exchange> {
+        let client = self.channel.client().context("there is no coordinator to find the peers through")?;
         let handle = self.runtime.handle().clone();
-        crate::exchange::Exchange::new(client, handle, self.welcome.run.clone(), generation, self.trainer.clone())
+        Ok(crate::exchange::Exchange::new(client, handle, self.welcome.run.clone(), generation, self.trainer.clone()))
     }
 
     /// Gives messages under way a moment to leave before the process ends.
@@ -210,16 +155,17 @@ impl Session {
 }
 
 impl Coordination for Session {
-    fn send(&self, body: Up) {
-        let generation = self.activity.generation.load(Ordering::Relaxed);
-        let _ = self.up.send(TrainerMessage { run: self.welcome.run.clone(), generation, body: Some(body) });
+    fn say(&self, say: Say) {
+        let _ = self.commands.send(Command::Say(say));
     }
 
     fn next(&self, patience: Duration) -> Option<Incoming> {
         match self.inbox.recv_timeout(patience) {
             Ok(incoming) => Some(incoming),
             Err(RecvTimeoutError::Timeout) => None,
-            Err(RecvTimeoutError::Disconnected) => Some(Incoming::Lost("the session's thread ended".into())),
+            Err(RecvTimeoutError::Disconnected) => {
+                Some(Incoming::News(News::Lost("the session's thread ended".into())))
+            }
         }
     }
 
@@ -238,80 +184,6 @@ impl Coordination for Session {
     fn run(&self) -> &str {
         &self.welcome.run
     }
-}
-
-fn last_words(seen: &Mutex<String>) -> String {
-    let seen = locked(seen);
-    if seen.is_empty() { String::new() } else { format!(": {seen}") }
-}
-
-async fn connect(address: &str, seen: &Mutex<String>) -> Result<Channel> {
-    let endpoint = Endpoint::from_shared(format!("http://{address}"))
-        .with_context(|| format!("{address:?} is not an address"))?
-        .tcp_nodelay(true)
-        .connect_timeout(Duration::from_secs(5));
-    // The coordinator may be a moment behind; the caller bounds the whole.
-    loop {
-        match endpoint.connect().await {
-            Ok(channel) => return Ok(channel),
-            Err(error) => {
-                let error = anyhow::Error::from(error);
-                *locked(seen) = format!("{error:#}");
-            }
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-}
-
-async fn beat(activity: Arc<Activity>, up: UnboundedSender<TrainerMessage>, run: String, interval: Duration) {
-    let mut clock = tokio::time::interval(interval);
-    loop {
-        clock.tick().await;
-        let generation = activity.generation.load(Ordering::Relaxed);
-        let body = Some(Up::Heartbeat(activity.heartbeat()));
-        if up.send(TrainerMessage { run: run.clone(), generation, body }).is_err() {
-            return;
-        }
-    }
-}
-
-async fn listen(mut down: tonic::Streaming<CoordinatorMessage>, inbox: Sender<Incoming>, leases: Arc<LeaseTable>) {
-    let lost = loop {
-        let message = match down.next().await {
-            Some(Ok(message)) => message,
-            Some(Err(status)) => break status.to_string(),
-            None => break "the coordinator closed the stream".to_owned(),
-        };
-        let incoming = match message.body {
-            Some(Down::Opened(opened)) => {
-                leases.clear();
-                Incoming::Opened(message.generation, opened)
-            }
-            Some(Down::Lease(lease)) => {
-                leases.grant(lease);
-                continue;
-            }
-            Some(Down::Equilibrium(equilibrium)) => {
-                let orders = equilibrium.orders.unwrap_or_default();
-                Incoming::Equilibrium(from_wire(&equilibrium), orders)
-            }
-            Some(Down::Halt(halt)) => Incoming::Halt(halt.reason),
-            Some(Down::WriteCheckpoint(write)) => match write.equilibrium {
-                Some(equilibrium) => Incoming::WriteCheckpoint(from_wire(&equilibrium)),
-                None => break "the coordinator ordered a checkpoint without an equilibrium".to_owned(),
-            },
-            Some(Down::Stop(stop)) => Incoming::Stop { reason: stop.reason, failed: stop.failed },
-            Some(Down::Refused(refused)) => {
-                tracing::warn!(reason = refused.reason, "the coordinator refused a message");
-                continue;
-            }
-            Some(Down::Welcome(_) | Down::Recall(_)) | None => continue,
-        };
-        if inbox.send(incoming).is_err() {
-            return;
-        }
-    };
-    let _ = inbox.send(Incoming::Lost(lost));
 }
 
 /// An equilibrium off the wire.

@@ -79,6 +79,37 @@ impl State {
         Ok(())
     }
 
+    /// A copy that the next step does not touch.
+    ///
+    /// # Errors
+    /// If memory is short.
+    pub fn snapshot(&self, model: &Model) -> Result<Self> {
+        let copied = |tensor: &tch::Tensor| -> Result<tch::Tensor> { Ok(tch::no_grad(|| tensor.f_detach())?.copy()) };
+        let mut copy = Self::from_flat(
+            model,
+            copied(&self.discriminator.parameters.flat)?,
+            copied(&self.generator.parameters.flat)?,
+        )?;
+        for (to, from) in
+            [(&mut copy.discriminator_adam, &self.discriminator_adam), (&mut copy.generator_adam, &self.generator_adam)]
+        {
+            (to.m, to.v) = (copied(&from.m)?, copied(&from.v)?);
+        }
+        copy.step = self.step;
+        Ok(copy)
+    }
+
+    /// All of it as flat tensors: parameters and moments of D, then of G.
+    #[must_use]
+    pub fn flat(&self) -> Vec<tch::Tensor> {
+        let networks = [
+            (&self.discriminator.parameters, &self.discriminator_adam),
+            (&self.generator.parameters, &self.generator_adam),
+        ];
+        let all = networks.into_iter().flat_map(|(parameters, adam)| [&parameters.flat, &adam.m, &adam.v]);
+        all.map(|tensor| tch::no_grad(|| tensor.detach())).collect()
+    }
+
     /// Every tensor of the state by name: parameters, and Adam's moments with `.m` and `.v` behind.
     ///
     /// # Errors

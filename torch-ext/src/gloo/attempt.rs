@@ -42,7 +42,7 @@ impl Attempt {
     pub(super) fn shut_down(&self) -> bool {
         let sockets = self.shared.sockets.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(sockets) = &sockets {
-            sockets.shut_down();
+            sockets.links().shut_down();
         }
         sockets.is_some()
     }

@@ -196,7 +196,8 @@ extern "C" fn store_compare_set(
     out: *mut c_void,
 ) -> c_int {
     answer(this, out, |store| {
-        let value = store.inner()?.compare_set(text(key)?, bytes(expected, expected_size), bytes(desired, desired_size))?;
+        let value =
+            store.inner()?.compare_set(text(key)?, bytes(expected, expected_size), bytes(desired, desired_size))?;
         put(out, &value);
         Ok(())
     })

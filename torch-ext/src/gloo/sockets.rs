@@ -3,16 +3,18 @@
 //! One end of every connection of a group is the address at which one of its members listens, and a listener's address is
 //! nobody else's while it is open. So a socket is the group's if its near end is our listener's address or its far end a
 //! peer's. It is looked at and shut down through a duplicate of its descriptor, so that what was looked at is what is shut
-//! down, even if Gloo closes it meanwhile and its number goes to another. Nothing is closed, and no other socket is touched.
+//! down, even if Gloo closes it meanwhile and its number goes to another. Gloo's descriptors are never closed, and no other
+//! socket is touched.
 
 use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::fs;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
 use std::sync::{Mutex, PoisonError};
 
-use nix::sys::socket::{SockType, getsockopt, sockopt};
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, SockType, getsockopt, recv, sockopt};
 
 use crate::{TorchError, ffi};
 
@@ -28,16 +30,37 @@ impl Sockets {
         Self { listener, peers: peers.into_iter().collect() }
     }
 
-    /// Shuts down every connection of the group that there is at this moment. What was sent already still arrives.
-    pub(super) fn shut_down(&self) {
-        for socket in tcp_sockets() {
+    /// The connections that there are at this moment.
+    pub(super) fn links(&self) -> Links {
+        let link = |socket: OwnedFd| {
             let stream = TcpStream::from(socket);
             // One that listens, or is not connected yet, has no far end.
-            let (Ok(near), Ok(far)) = (stream.local_addr(), stream.peer_addr()) else { continue };
-            if near == self.listener || self.peers.contains(&far) {
-                let _ = stream.shutdown(Shutdown::Both);
-            }
+            let (near, far) = (stream.local_addr().ok()?, stream.peer_addr().ok()?);
+            (near == self.listener || self.peers.contains(&far)).then_some((far, stream))
+        };
+        Links(tcp_sockets().into_iter().filter_map(link).collect())
+    }
+}
+
+/// Duplicates of a group's connections, with the address at the other end.
+#[derive(Debug)]
+pub(super) struct Links(Vec<(SocketAddr, TcpStream)>);
+
+impl Links {
+    /// Shuts all down. What was sent already still arrives.
+    pub(super) fn shut_down(&self) {
+        for (_, stream) in &self.0 {
+            let _ = stream.shutdown(Shutdown::Both);
         }
+    }
+
+    /// The address of a peer whose connection is closed, with everything read that it sent.
+    pub(super) fn closed(&self) -> Option<SocketAddr> {
+        let closed = |(_, stream): &&(SocketAddr, TcpStream)| {
+            let peek = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+            !matches!(recv(stream.as_raw_fd(), &mut [0], peek), Ok(1..) | Err(Errno::EAGAIN | Errno::EINTR))
+        };
+        self.0.iter().find(closed).map(|(far, _)| *far)
     }
 }
 

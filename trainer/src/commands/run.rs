@@ -11,6 +11,7 @@ use began::RunConfig;
 use began_proto::v1::trainer_message::Body as Up;
 use began_proto::v1::{self as wire, Phase};
 use tch::Device;
+use torch_ext::gloo::{Attempt, Group, Member};
 
 use crate::checkpoint;
 use crate::collective::{Collective, Gloo};
@@ -182,11 +183,13 @@ impl Run {
             bail!("several GPUs reduce over NCCL, which this version does not have yet; train on one GPU or on CPUs");
         }
         let address = local_address(&self.coordinator)?;
-        let timeout = Duration::from_secs_f64(config.run.step_timeout);
+        let operation = Duration::from_secs_f64(config.run.step_timeout);
         let store = Arc::new(session.exchange(generation));
-        let gloo = Gloo::connect(store, place.rank, place.world, &address, timeout, called_off.clone())
-            .with_context(|| format!("rank {} could not connect to its {} peers", place.rank, place.world - 1))?;
-        Ok(Some(Box::new(gloo)))
+        let Place { rank, world, .. } = place;
+        let member = Member { rank, world, address, connect: Duration::from_secs(30), operation };
+        let group = Group::connect(store, &member, &Attempt::default())
+            .with_context(|| format!("rank {rank} could not connect to its {} peers", world - 1))?;
+        Ok(Some(Box::new(Gloo::new(group, called_off.clone()))))
     }
 }
 

@@ -1,0 +1,56 @@
+//! A test's fault: `BEGAN_TEST_FLIP=TENSOR@STEP@NODE@LOCAL_RANK` flips one bit of one tensor of this trainer, once, right after
+//! that many steps are committed. Nothing else reads or sets it.
+
+use anyhow::{Context, Result};
+use tch::Kind;
+
+use crate::state::State;
+
+/// The flip that this process is to do, if it is to do one.
+#[derive(Clone, Debug)]
+pub struct Flip {
+    tensor: String,
+    step: u64,
+}
+
+impl Flip {
+    /// What the environment says for this trainer.
+    #[must_use]
+    pub fn for_trainer(node: u32, local_rank: u32) -> Option<Self> {
+        let text = std::env::var("BEGAN_TEST_FLIP").ok()?;
+        let [tensor, step, at_node, at_rank] = text.split('@').collect::<Vec<_>>().try_into().ok()?;
+        let here = at_node.parse() == Ok(node) && at_rank.parse() == Ok(local_rank);
+        here.then_some(Self { tensor: tensor.into(), step: step.parse().ok()? })
+    }
+
+    /// Whether its time has come.
+    #[must_use]
+    pub fn is_due(&self, state: &State) -> bool {
+        state.step.0 == self.step
+    }
+
+    /// Does it.
+    ///
+    /// # Errors
+    /// If there is no such tensor.
+    pub fn strike(&self, state: &State) -> Result<()> {
+        let named = state.named()?;
+        let (_, tensor) = named
+            .iter()
+            .find(|(name, _)| *name == self.tensor)
+            .with_context(|| format!("BEGAN_TEST_FLIP: there is no tensor {}", self.tensor))?;
+        // The lowest bit of the first element: as little as can be wrong.
+        let mut first = tensor.shallow_clone();
+        while first.dim() > 0 {
+            first = first.f_select(0, 0)?;
+        }
+        let bits = if tensor.kind() == Kind::Double { Kind::Int64 } else { Kind::Int };
+        let flipped = first
+            .f_view_dtype(bits)?
+            .f_bitwise_xor_tensor(&tch::Tensor::from(1i32).f_to_kind(bits)?)?
+            .f_view_dtype(tensor.kind())?;
+        tch::no_grad(|| first.shallow_clone().f_copy_(&flipped))?;
+        tracing::warn!(tensor = self.tensor, step = self.step, "a bit was flipped, as a test asked for");
+        Ok(())
+    }
+}
