@@ -161,7 +161,12 @@ impl Coordinator {
         let (mut journal, salvaged) = Journal::open_or_salvage(&run)?;
         let mut warnings: Vec<String> = salvaged.into_iter().collect();
         if !options.accept_changed_checkpoint {
-            warnings.extend(run.set_aside_damaged_checkpoints(&manifest.run)?);
+            match run.set_aside_damaged_checkpoints(&manifest.run) {
+                Ok(passed_over) => warnings.extend(passed_over),
+                Err(error @ RecordError::OtherRun { .. }) => return Err(error.into()),
+                // Trainers may hold what no checkpoint does; a trainer that is to begin with one looks at it again.
+                Err(error) => warnings.push(format!("no checkpoint of the run can be used: {error}")),
+            }
         }
         let plan = plan(&run, &manifest.run, &manifest.data_digest, &journal, options)?;
         let config = plan.config.clone();
@@ -272,7 +277,7 @@ fn plan(
         return Err(PlanError::NoLanes.into());
     }
     let order = SampleOrder::new(config.run.seed, data.shard_samples(), config.run.lanes, config.run.batch)?;
-    let checkpoints = run.checkpoints()?;
+    let checkpoints = run.checkpoints().unwrap_or_default();
     let (steps, events) = (journal.steps()?, journal.events()?);
     let recorded = steps.last().map_or(Step(0), |row| row.record.step.next());
     // A checkpoint that is ahead of the journal would leave a hole in it, unless the journal itself was lost.

@@ -300,7 +300,17 @@ impl Protocol {
             Say::Failure(failure) => Up::Failure(failure),
         };
         self.outbox.keep(&body);
-        self.send(body, out);
+        self.send(self.trimmed(body), out);
+    }
+
+    /// Only rank 0 tells the digest of each tensor without being asked.
+    fn trimmed(&self, body: Up) -> Up {
+        match body {
+            Up::Digest(digest) if self.place.is_some_and(|place| place.rank > 0) => {
+                Up::Digest(wire::StateDigest { tensors: Vec::new(), ..digest })
+            }
+            body => body,
+        }
     }
 
     fn say_held(&mut self, out: &mut Vec<Output>) {
@@ -387,7 +397,7 @@ impl Protocol {
             Some(_) if self.halted => {}
             Some(place) if place.generation == welcome.generation => {
                 for body in self.outbox.again().cloned().collect::<Vec<_>>() {
-                    self.send(body, out);
+                    self.send(self.trimmed(body), out);
                 }
             }
             Some(place) => {

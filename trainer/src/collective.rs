@@ -1,10 +1,12 @@
 //! What a reduction needs of a group of trainers, whoever provides it: Gloo on CPUs, NCCL on GPUs.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use tch::Tensor;
+use torch_ext::TorchError;
 use torch_ext::gloo::{Group, Operation};
 
 /// How often a wait looks up to see whether it was called off.
@@ -97,3 +99,6 @@ impl Collective for Gloo {
         self.all_gather(tensor, &sum)
     }
 }
+
+#[cfg(test)]
+pub(crate) mod in_process;

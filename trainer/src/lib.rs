@@ -7,6 +7,7 @@
 //! | [`pool`], [`reduce`], [`collective`], [`reduction_thread`] | the sum over lanes, the same bits in any world |
 //! | [`optimizer`], [`state`] | Adam, and what moves when a step is committed |
 //! | [`feed`], [`leases`] | what goes into a step: leased shards, noise |
+//! | [`membership`] | one generation after the other: peers, state, training, leaving |
 //! | [`training`], [`duties`] | the loop; what is done outside the step |
 //! | [`coordination`], [`session`], [`exchange`] | the coordinator, as the loop sees it and over gRPC |
 //! | [`heal`] | handing the state around |
@@ -29,6 +30,7 @@ pub mod flat;
 pub mod flip;
 pub mod heal;
 pub mod leases;
+pub mod membership;
 pub mod network;
 pub mod optimizer;
 pub mod pictures;

@@ -21,6 +21,8 @@ const CHUNK: i64 = 16;
 const GAP: u32 = 2;
 /// Small images are enlarged to at least this many pixels.
 const SHOWN: u32 = 64;
+/// Images that are compared with each other for their diversity.
+const COMPARED: usize = 32;
 const BACKGROUND: Rgb<u8> = Rgb([24, 24, 24]);
 
 /// Generated images for rows of noise: `[N,3,size,size]`.
@@ -100,18 +102,45 @@ pub fn png(picture: &RgbImage) -> Result<Vec<u8>> {
     Ok(bytes.into_inner())
 }
 
+/// How much images differ: the mean distance (L1, over all pixels) between pairs of them.
+fn spread(images: &[RgbImage]) -> f64 {
+    let distance = |a: &RgbImage, b: &RgbImage| {
+        let sum: u64 = a.as_raw().iter().zip(b.as_raw()).map(|(a, b)| u64::from(a.abs_diff(*b))).sum();
+        sum as f64 / a.as_raw().len() as f64
+    };
+    let pairs = images.iter().enumerate().flat_map(|(i, a)| images[..i].iter().map(move |b| distance(a, b)));
+    let (sum, count) = pairs.fold((0.0, 0u32), |(sum, count), distance| (sum + distance, count + 1));
+    if count == 0 { 0.0 } else { sum / f64::from(count) }
+}
+
+/// How much the generated images differ, as a part of how much as many real ones do; 0 where that cannot be told. Of a
+/// generator that has collapsed it is near 0.
+fn diversity(generated: &[RgbImage], real: &[RgbImage]) -> f64 {
+    let count = COMPARED.min(generated.len()).min(real.len());
+    let of_real = spread(&real[..count]);
+    if of_real > 0.0 { spread(&generated[..count]) / of_real } else { 0.0 }
+}
+
 /// Draws `samples/step-00001000.png`: images from noise that never changes, and beside them pairs of a real image with its
-/// reconstruction and of a generated image with its own. The path, relative to the run.
+/// reconstruction and of a generated image with its own. The path, relative to the run, and the diversity.
 ///
 /// # Errors
 /// If it cannot be drawn or written.
-pub fn draw(run: &Path, state: &State, step: Step, carry: f64, seed: u64, data: &DataSet) -> Result<PathBuf> {
+pub fn draw(run: &Path, state: &State, step: Step, carry: f64, seed: u64, data: &DataSet) -> Result<(PathBuf, f64)> {
     let parameters = &state.generator.parameters;
     let (kind, device) = (parameters.kind(), parameters.device());
     let latent = parameters.leaves[0].size()[1];
     let stream = Stream::new(seed, Purpose::Samples, 0, 0);
     let noise = uniform(stream, (SIDE * SIDE) as i64, latent, kind, device)?;
     let generated = generate(state, &noise, carry)?;
+
+    let some = (COMPARED as u64).min(data.manifest().shards.first().map_or(0, |shard| shard.samples));
+    let mut compared = Vec::new();
+    for index in 0..some {
+        compared.extend_from_slice(data.image(0, index)?);
+    }
+    let compared = to_images(&images(&compared, data.size(), kind, device)?)?;
+    let diversity = diversity(&generated, &compared);
 
     let count = (SIDE as u64).min(data.manifest().shards.first().map_or(0, |shard| shard.samples));
     let mut pixels = Vec::new();
@@ -133,5 +162,19 @@ pub fn draw(run: &Path, state: &State, step: Step, carry: f64, seed: u64, data: 
     let folder = run.join("samples");
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     write_atomically(&run.join(&relative), &png(&grid(&blocks)?)?)?;
-    Ok(relative)
+    Ok((relative, diversity))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_that_are_all_alike_have_no_diversity_and_the_real_ones_have_one() {
+        let image = |value: u8| RgbImage::from_pixel(4, 4, Rgb([value; 3]));
+        let real: Vec<RgbImage> = (0..8).map(|n| image(n * 30)).collect();
+        assert_eq!(diversity(&vec![image(9); 8], &real), 0.0);
+        assert_eq!(diversity(&real, &real), 1.0);
+        assert_eq!(diversity(&real, &real[..1]), 0.0);
+    }
 }

@@ -131,6 +131,13 @@ impl Session {
         Ok(Self { welcome, activity, leases, trainer, runtime, channel, commands, inbox, into_inbox })
     }
 
+    /// A way to say something from another thread.
+    #[must_use]
+    pub fn reporter(&self) -> impl Fn(Say) + Send + use<> {
+        let commands = self.commands.clone();
+        move |say| drop(commands.send(Command::Say(say)))
+    }
+
     /// From now on a coordinator that is gone is looked for this long.
     pub fn set_patience(&self, patience: Duration) {
         let _ = self.commands.send(Command::Patience(patience));

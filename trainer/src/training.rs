@@ -1,5 +1,6 @@
 //! The training loop of one trainer in one generation: step after step until the coordinator says otherwise.
 //!
+//! What the coordinator says is looked at between lanes too, so that a halt is answered within the time of one pass.
 //! It waits in one place (the session's inbox), always with a bound. It never writes half a step: the state changes in
 //! [`State::commit`] alone, after both sums are there.
 
@@ -10,17 +11,19 @@ use anyhow::{Result, anyhow};
 use began::tree::Fold;
 use began::{Equilibrium, LaneLosses, RunConfig, Step};
 use began_data::Loader;
-use began_proto::v1::trainer_message::Body as Up;
 use began_proto::v1::{self as wire, Phase};
+use began_session::{News, Say};
 use tch::{Device, Kind};
 
+use crate::checkpoint_writer::CheckpointWriter;
+use crate::flip::Flip;
 use crate::coordination::Coordination;
 use crate::digest::digest;
 use crate::feed::{self, Feed};
 use crate::pool::Pool;
 use crate::reduce::{Gradient, Place};
 use crate::reduction_thread::{Reduced, ReductionThread};
-use crate::session::{Incoming, to_wire};
+use crate::session::{Incoming, from_wire, to_wire};
 use crate::state::State;
 use crate::step::{LanePass, Settings, combine};
 
@@ -29,13 +32,10 @@ use crate::step::{LanePass, Settings, combine};
 pub enum End {
     /// The coordinator calls it off.
     Halt(String),
-    /// The run is over.
-    Stop {
-        /// Why.
-        reason: String,
-        /// Whether it failed.
-        failed: bool,
-    },
+    /// It ends in order, after a step: a larger one opens.
+    Regroup,
+    /// The run is over, for this trainer at least.
+    Stop(wire::Stop),
     /// The coordinator is gone.
     Lost(String),
     /// A peer is gone, as a failed sum shows; the coordinator has not spoken yet.
@@ -66,8 +66,10 @@ pub struct Trainer<'a> {
     pub feed: Feed,
     /// The device.
     pub device: Device,
-    /// Losses of all lanes in the last committed step.
-    pub last_losses: Vec<LaneLosses>,
+    /// Writes checkpoints; nothing where none are wanted.
+    pub writer: Option<CheckpointWriter>,
+    /// A fault that a test asks for.
+    pub flip: Option<Flip>,
 }
 
 /// One generation's working parts.
@@ -127,16 +129,21 @@ impl Trainer<'_> {
         })
     }
 
-    /// Trains until the generation ends.
+    /// Does what is due in the state that the generation begins with, and trains until it ends.
     ///
     /// # Errors
     /// If this trainer itself cannot go on.
-    pub fn train(&mut self, generation: &mut Generation<'_>) -> Result<End> {
+    pub fn train(&mut self, generation: &mut Generation<'_>, due: wire::Orders) -> Result<End> {
         if let Some((equilibrium, _)) = generation.equilibrium {
             let digest = digest(generation.state, &equilibrium)?;
-            self.send_digest(generation.state, digest, generation.place);
+            self.send_digest(generation.state, digest);
         }
-        let end = self.steps(generation, u64::MAX)?;
+        // The digest is always taken; it was just now.
+        let end = match self.follow(wire::Orders { digest: false, ..due }, generation) {
+            Ok(()) => self.steps(generation, u64::MAX)?,
+            Err(Interrupt::End(end)) => Some(end),
+            Err(Interrupt::Error(error)) => return Err(error),
+        };
         tracing::info!(
             step = generation.state.step.0,
             data_wait_ms = generation.loader.waited().as_millis() as u64,
@@ -176,9 +183,11 @@ impl Trainer<'_> {
         let mut losses = Vec::with_capacity(lanes.len());
         let mut now = None;
         for lane in lanes.clone() {
+            self.look_up(generation)?;
             let batch = self.next_batch(generation, step, lane)?;
             self.session.activity().enter(Phase::Compute);
             let x = feed::images(&batch.pixels, self.config.model.size, generation.kind, self.device)?;
+            let drawn = batch.drawn;
             generation.loader.recycle(batch.pixels);
             let z = feed::noise(self.config, step, lane, generation.kind, self.device)?;
             let g_real = generation.d_pool.take(&generation.state.discriminator.parameters)?;
@@ -190,7 +199,7 @@ impl Trainer<'_> {
                 generation.d_pool.get(g_real),
                 generation.d_pool.get(generation.g_fake),
             )?;
-            losses.push(pass.losses(batch.drawn)?);
+            losses.push(pass.losses(drawn)?);
             // The first place that needs k: the coordinator had the whole pass to answer.
             let (equilibrium, _) = match now {
                 Some(now) => now,
@@ -203,6 +212,7 @@ impl Trainer<'_> {
                 let d_fold = std::mem::replace(&mut d_fold, Fold::new(generation.place.lanes));
                 generation.reduction.discriminator(generation.d_pool.partials(d_fold));
             }
+            self.look_up(generation)?;
             let g = generation.g_pool.take(&generation.state.generator.parameters)?;
             pass.generator_gradient(generation.state, generation.g_pool.get(g))?;
             generation.g_pool.fold(&mut g_fold, lane, g)?;
@@ -214,7 +224,13 @@ impl Trainer<'_> {
         let (d_gradient, (g_gradient, all)) = self.await_sums(generation)?;
         self.session.activity().enter(Phase::Compute);
         generation.state.commit(&d_gradient, &g_gradient, equilibrium.rate, self.config)?;
-        self.last_losses = all;
+        self.session.say(Say::Committed { step, losses: all });
+        if step == generation.first {
+            committed_once(generation.state.step);
+        }
+        if let Some(flip) = self.flip.take_if(|flip| flip.is_due(generation.state)) {
+            flip.strike(generation.state)?;
+        }
         generation.d_pool.give_back_all();
         generation.g_pool.give_back_all();
         generation.g_fake = generation.d_pool.take(&generation.state.discriminator.parameters)?;
@@ -228,7 +244,7 @@ impl Trainer<'_> {
         let first = generation.first;
         // The first step of a generation has no step before it to measure from.
         let measured = |d: Duration| if step == first { 0.0 } else { d.as_secs_f64() };
-        self.session.send(Up::Losses(wire::StepLosses {
+        self.session.say(Say::Losses(wire::StepLosses {
             step: step.0,
             lanes: to_wire(first_lane, losses),
             step_seconds: measured(since),
@@ -240,27 +256,33 @@ impl Trainer<'_> {
     fn follow(&mut self, orders: wire::Orders, generation: &mut Generation<'_>) -> Result<(), Interrupt> {
         let step = generation.state.step;
         let rank_zero = generation.place.rank == 0;
-        if orders.digest || orders.checkpoint {
+        if orders.digest || (orders.checkpoint && rank_zero) {
             let (equilibrium, _) = self.await_equilibrium(generation, step)?;
             self.session.activity().enter(Phase::Write);
-            if orders.digest || rank_zero {
+            if orders.digest {
                 let digest = digest(generation.state, &equilibrium)?;
-                let whole = digest.whole.clone();
-                if orders.digest {
-                    self.send_digest(generation.state, digest, generation.place);
-                }
-                if orders.checkpoint && rank_zero {
-                    self.write_checkpoint(generation.state, &equilibrium, &whole);
-                }
+                self.send_digest(generation.state, digest);
+            }
+            if orders.checkpoint && rank_zero {
+                self.write_checkpoint(generation.state, &equilibrium, orders.stop)?;
             }
         }
         if orders.sample && rank_zero {
             self.session.activity().enter(Phase::Write);
             self.draw_samples(generation.state);
         }
+        if orders.regroup {
+            return Err(Interrupt::End(End::Regroup));
+        }
         if orders.stop {
             return Err(Interrupt::End(self.await_stop(generation)?));
         }
+        Ok(())
+    }
+
+    /// Takes in what has come meanwhile, without waiting.
+    fn look_up(&self, generation: &mut Generation<'_>) -> Result<(), Interrupt> {
+        while self.take_in(generation, Duration::ZERO)? {}
         Ok(())
     }
 
@@ -284,23 +306,30 @@ impl Trainer<'_> {
     fn take_in(&self, generation: &mut Generation<'_>, patience: Duration) -> Result<bool, Interrupt> {
         let Some(incoming) = self.session.next(patience) else { return Ok(false) };
         match incoming {
-            Incoming::Equilibrium(equilibrium, orders) => generation.equilibrium = Some((equilibrium, orders)),
+            Incoming::News(News::Equilibrium(equilibrium)) => {
+                let orders = equilibrium.orders.unwrap_or_default();
+                generation.equilibrium = Some((from_wire(&equilibrium), orders));
+            }
+            Incoming::News(News::Halt(reason)) => return Err(Interrupt::End(End::Halt(reason))),
+            Incoming::News(News::Stop(stop)) => return Err(Interrupt::End(End::Stop(stop))),
+            Incoming::News(News::Refused(reason) | News::Lost(reason)) => {
+                return Err(Interrupt::End(End::Lost(reason)));
+            }
+            Incoming::News(News::Opened(number, _)) => {
+                return Err(anyhow!("the coordinator opened generation {number} without ending the one before").into());
+            }
+            Incoming::News(News::WriteCheckpoint(_)) => {
+                return Err(
+                    anyhow!("the coordinator ordered a held state to be written in the middle of a step").into()
+                );
+            }
             Incoming::Reduced(Ok(Reduced::Discriminator(gradient))) => generation.d_gradient = Some(gradient),
             Incoming::Reduced(Ok(Reduced::Generator(gradient, losses))) => {
                 generation.g_gradient = Some((gradient, losses));
             }
             Incoming::Reduced(Err(error)) => return Err(Interrupt::End(End::Severed(format!("{error:#}")))),
-            Incoming::Halt(reason) => return Err(Interrupt::End(End::Halt(reason))),
-            Incoming::Stop { reason, failed } => return Err(Interrupt::End(End::Stop { reason, failed })),
-            Incoming::Lost(reason) => return Err(Interrupt::End(End::Lost(reason))),
-            Incoming::Opened(number, _) => {
-                return Err(anyhow!("the coordinator opened generation {number} without ending the one before").into());
-            }
-            Incoming::WriteCheckpoint(_) => {
-                return Err(
-                    anyhow!("the coordinator ordered a held state to be written in the middle of a step").into()
-                );
-            }
+            // Of an attempt that was given up, or no news at all.
+            Incoming::News(News::Welcome { .. }) | Incoming::Connected(_) | Incoming::Reduced(Ok(Reduced::Healed)) => {}
         }
         Ok(true)
     }
@@ -366,4 +395,11 @@ impl Trainer<'_> {
             Ok(()) => Err(anyhow!("the run was to end here").into()),
         }
     }
+}
+
+/// Tells whoever started this process that it has done a step in this generation: the one kind of line on standard output.
+fn committed_once(step: Step) {
+    use std::io::Write;
+    // Nobody may read it.
+    let _ = writeln!(std::io::stdout(), "{{\"committed\":{step}}}");
 }

@@ -13,6 +13,7 @@ use began::{Equilibrium, RunConfig, network};
 use began_data::{Manifest, prepare};
 use began_proto::v1 as wire;
 use began_record::{RunDir, RunManifest};
+use began_session::News;
 use tch::Device;
 
 use crate::coordination::{Alone, Coordination};
@@ -111,8 +112,9 @@ impl Bench {
         let mut with_state = State::initial(&config, device)?;
         let mut with = self.trainer(&session, &config, folder.path(), &manifest, device)?;
         let opened = session.next(Duration::from_secs(30));
-        let Some(Incoming::Opened(number, opened)) = opened else { bail!("no generation was opened: {opened:?}") };
-        session.enter_generation(number);
+        let Some(Incoming::News(News::Opened(_, opened))) = opened else {
+            bail!("no generation was opened: {opened:?}")
+        };
         let first = opened.equilibrium.context("a generation without an equilibrium")?;
         let reduction = ReductionThread::start(Reducer::new(place, config.run.reduce, None)?, session.inbox())?;
         let first = (from_wire(&first), first.orders.unwrap_or_default());
@@ -173,7 +175,7 @@ impl Bench {
         device: Device,
     ) -> Result<Trainer<'a>> {
         let feed = Feed::open(config, &manifest.digest)?;
-        Ok(Trainer { session, config, run: folder.join("run"), feed, device, last_losses: Vec::new() })
+        Ok(Trainer { session, config, run: folder.join("run"), feed, device, writer: None, flip: None })
     }
 
     /// Seconds a step.
@@ -264,7 +266,7 @@ impl Coordinator {
             software: device::software(),
             ..wire::Hello::default()
         };
-        Session::open(&self.address, hello, Duration::from_secs(30))
+        Session::open(&self.address, None, hello, Duration::from_secs(30))
     }
 }
 
