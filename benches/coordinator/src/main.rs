@@ -1,0 +1,164 @@
+//! `make bench-coordinator`: how fast the coordinator is with many trainers.
+//!
+//! The trainers are made up: they speak the protocol over connections of their own and compute nothing. They share the machine's
+//! cores with the coordinator, which is a process of its own.
+
+mod fleet;
+mod program;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+
+use fleet::{Fleet, Seen};
+use program::Program;
+
+/// Measures generations, broken streams, silence and steps.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Cli {
+    /// Numbers of trainers
+    #[arg(long, value_delimiter = ',', default_values_t = [32, 256, 1024])]
+    trainers: Vec<u32>,
+    /// Rounds of each measurement
+    #[arg(long, default_value_t = 7)]
+    rounds: usize,
+    /// Steps a second that the trainers try for
+    #[arg(long, default_value_t = 20)]
+    pace: u64,
+    /// Seconds of steps
+    #[arg(long, default_value_t = 6)]
+    seconds: u64,
+    /// run.heartbeat_timeout
+    #[arg(long, default_value_t = 5.0)]
+    heartbeat: f64,
+}
+
+/// The figures of one number of trainers, in milliseconds.
+#[derive(Debug, Default)]
+struct Figures {
+    formed: Vec<f64>,
+    broken: Vec<f64>,
+    grown: Vec<f64>,
+    silence_beyond: Vec<f64>,
+    answer: Vec<f64>,
+    steps_a_second: f64,
+    cores: f64,
+    megabytes: f64,
+}
+
+fn main() -> Result<()> {
+    let cli = Cli::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    println!("trainers  generation formed  broken stream -> new one  grown by one  silence beyond its limit  answer p50/p99");
+    let mut lines = Vec::new();
+    for &count in &cli.trainers {
+        let figures = runtime.block_on(measure(&cli, count)).with_context(|| format!("with {count} trainers"))?;
+        let mid = |values: &[f64]| percentile(values, 0.5);
+        let worst = |values: &[f64]| percentile(values, 1.0);
+        println!(
+            "{count:>8}  {:>7.1} ms (max {:.1})  {:>9.1} ms (max {:.1})  {:>8.1} ms  {:>12.0} ms (max {:.0})  {:.2}/{:.2} ms at {:.1} \
+             steps/s, {:.2} cores, {:.0} MB",
+            mid(&figures.formed),
+            worst(&figures.formed),
+            mid(&figures.broken),
+            worst(&figures.broken),
+            mid(&figures.grown),
+            mid(&figures.silence_beyond),
+            worst(&figures.silence_beyond),
+            mid(&figures.answer),
+            percentile(&figures.answer, 0.99),
+            figures.steps_a_second,
+            figures.cores,
+            figures.megabytes,
+        );
+        lines.push(serde_json::json!({
+            "trainers": count,
+            "generation_ms": mid(&figures.formed), "generation_ms_max": worst(&figures.formed),
+            "broken_to_generation_ms": mid(&figures.broken), "broken_to_generation_ms_max": worst(&figures.broken),
+            "grown_ms": mid(&figures.grown),
+            "silence_beyond_limit_ms": mid(&figures.silence_beyond),
+            "silence_beyond_limit_ms_max": worst(&figures.silence_beyond),
+            "answer_p50_ms": mid(&figures.answer), "answer_p99_ms": percentile(&figures.answer, 0.99),
+            "steps_per_s": figures.steps_a_second, "coordinator_cores": figures.cores, "coordinator_mb": figures.megabytes,
+        }));
+    }
+    println!("{}", serde_json::json!({ "coordinator": lines }));
+    Ok(())
+}
+
+fn percentile(values: &[f64], part: f64) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let last = sorted.len().saturating_sub(1);
+    sorted.get((part * last as f64).round() as usize).copied().unwrap_or(f64::NAN)
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+async fn measure(cli: &Cli, count: u32) -> Result<Figures> {
+    let mut figures = Figures::default();
+    for _ in 0..cli.rounds {
+        let program = Program::start(count, cli.heartbeat)?;
+        let mut fleet = Fleet::new(&program.address, count);
+        for place in 0..count - 1 {
+            fleet.connect(place).await?;
+        }
+        // From the last join to the last one told.
+        fleet.prepare(count - 1).await?;
+        let began = Instant::now();
+        fleet.hello(count - 1)?;
+        let told = fleet.all_opened(1, count as usize).await?;
+        figures.formed.push(milliseconds(told - began));
+
+        // A stream breaks: the others are asked what they hold, answer, and are told of the next generation.
+        let began = Instant::now();
+        fleet.drop_stream(count / 2);
+        let told = fleet.all_opened(2, count as usize - 1).await?;
+        figures.broken.push(milliseconds(told - began));
+    }
+    // One long-lived world for the rest.
+    let program = Program::start(count, cli.heartbeat)?;
+    let mut fleet = Fleet::new(&program.address, count);
+    for place in 0..count {
+        fleet.connect(place).await?;
+    }
+    fleet.all_opened(1, count as usize).await?;
+    let cpu = program.cpu_seconds()?;
+    let began = Instant::now();
+    let answers = fleet.steps(cli.pace, Duration::from_secs(cli.seconds)).await?;
+    let took = began.elapsed().as_secs_f64();
+    figures.answer = answers.iter().copied().map(milliseconds).collect();
+    figures.steps_a_second = answers.len() as f64 / took;
+    figures.cores = (program.cpu_seconds()? - cpu) / took;
+    figures.megabytes = program.megabytes()?;
+
+    let mut generation = 1;
+    for round in 0..cli.rounds.min(3) {
+        let place = round as u32 % count;
+        let limit = Duration::from_secs_f64(cli.heartbeat);
+        let silent_since = fleet.silence(place);
+        let halted = fleet.first_halt().await?;
+        ensure!(halted > silent_since + limit / 2, "a halt came before the silence could be noticed");
+        figures.silence_beyond.push(milliseconds(halted.saturating_duration_since(silent_since + limit)));
+        generation += 1;
+        fleet.all_opened(generation, count as usize - 1).await?;
+        // It comes back: the generation grows at a step's end.
+        let began = Instant::now();
+        fleet.replace(place).await?;
+        generation += 1;
+        let told = fleet.grow(generation, count as usize).await?;
+        figures.grown.push(milliseconds(told - began));
+    }
+    Ok(figures)
+}
+
+impl Seen {
+    /// Whether it is the opening of that generation.
+    fn opens(&self, generation: u64) -> bool {
+        matches!(self, Self::Opened(opened) if *opened == generation)
+    }
+}
