@@ -114,12 +114,37 @@ fn save(path: &Path, tensors: &[(String, Tensor)], model: &began::config::Model)
     Ok(())
 }
 
+/// Why a checkpoint was not read.
+#[derive(Debug)]
+pub enum ReadError {
+    /// It cannot be used, here or elsewhere: a file is missing, damaged, changed, or of another run.
+    Unusable(anyhow::Error),
+    /// This process could not take it in: libtorch refused, as where memory is short.
+    Here(anyhow::Error),
+}
+
+impl From<anyhow::Error> for ReadError {
+    fn from(error: anyhow::Error) -> Self {
+        if error.chain().any(|cause| cause.is::<tch::TchError>()) { Self::Here(error) } else { Self::Unusable(error) }
+    }
+}
+
 /// Reads a checkpoint of this run: the state, and the equilibrium that belongs to it.
 ///
 /// # Errors
 /// If a file is missing, does not fit the configuration, or has another hash than was written down (unless
-/// `accept_changed`), each named.
+/// `accept_changed`), each named; and if this process cannot take it in.
 pub fn read(
+    folder: &Path,
+    run: &str,
+    config: &RunConfig,
+    device: Device,
+    accept_changed: bool,
+) -> Result<(State, Equilibrium), ReadError> {
+    Ok(read_whole(folder, run, config, device, accept_changed)?)
+}
+
+fn read_whole(
     folder: &Path,
     run: &str,
     config: &RunConfig,

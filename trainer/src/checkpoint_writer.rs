@@ -4,6 +4,7 @@
 //! one may wait; a third takes the waiting one's place, which is said. The last of a run is never passed over, and is tried
 //! again while the disk is full. That one could not be written is a report and never the end of the run.
 
+use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{Builder, JoinHandle, sleep};
@@ -12,6 +13,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use began::{Equilibrium, RunConfig, Step};
 use began_proto::v1::CheckpointWritten;
+use began_record::RecordError;
+use safetensors::SafeTensorError;
 
 use crate::checkpoint::{self, Provenance};
 use crate::digest::digest;
@@ -71,9 +74,10 @@ impl CheckpointWriter {
                 tch::set_num_threads(1);
                 while let Some(order) = work.next() {
                     let written = write(&run, &identity, &config, &order);
+                    // Said before the desk is empty: whoever waits for that may end the process.
+                    locked(&tell)(written);
                     locked(&work.desk).writing = None;
                     work.changed.notify_all();
-                    locked(&tell)(written);
                 }
             })
             .context("cannot start the thread that writes checkpoints")?;
@@ -137,6 +141,22 @@ impl Shared {
     }
 }
 
+/// Whether the system said that there is no room, however the error was wrapped.
+fn is_full(error: &anyhow::Error) -> bool {
+    let io = error.chain().find_map(|cause| {
+        let stored = cause.downcast_ref::<SafeTensorError>().and_then(|error| match error {
+            SafeTensorError::IoError(io) => Some(io),
+            _ => None,
+        });
+        let recorded = cause.downcast_ref::<RecordError>().and_then(|error| match error {
+            RecordError::Io { error, .. } => Some(error),
+            _ => None,
+        });
+        stored.or(recorded).or_else(|| cause.downcast_ref::<io::Error>())
+    });
+    io.is_some_and(|io| matches!(io.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded))
+}
+
 fn write(run: &std::path::Path, identity: &str, config: &RunConfig, order: &Order) -> CheckpointWritten {
     let started = Instant::now();
     let step = order.equilibrium.step;
@@ -147,8 +167,8 @@ fn write(run: &std::path::Path, identity: &str, config: &RunConfig, order: &Orde
         });
         let (path, error) = match written {
             Ok(path) => (path.display().to_string(), String::new()),
-            Err(error) if order.last && started.elapsed() < PATIENCE => {
-                tracing::warn!(step = step.0, "the last checkpoint could not be written, trying again: {error:#}");
+            Err(error) if order.last && is_full(&error) && started.elapsed() < PATIENCE => {
+                tracing::warn!(step = step.0, "the disk is full, trying the last checkpoint again: {error:#}");
                 sleep(AGAIN);
                 continue;
             }
@@ -197,6 +217,16 @@ mod tests {
             assert_eq!(there, report.error.is_empty(), "{report:?}");
         }
         Ok(())
+    }
+
+    #[test]
+    fn a_full_disk_is_told_from_other_troubles() {
+        let full = || io::Error::from_raw_os_error(28);
+        let path = PathBuf::from("weights.safetensors");
+        assert!(is_full(&anyhow::Error::new(full()).context("cannot write")));
+        assert!(is_full(&anyhow::Error::new(SafeTensorError::IoError(full())).context("cannot write")));
+        assert!(is_full(&anyhow::Error::new(RecordError::Io { what: "write", path, error: full() })));
+        assert!(!is_full(&anyhow::Error::new(io::Error::from_raw_os_error(13))));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::reduce::Place;
 /// Batches that are ready before they are asked for, beyond one step's.
 const AHEAD: usize = 2;
 
-/// How long the coordinator may take to lease an epoch's shards.
+/// How long the coordinator may take to lease an epoch's shards, beyond the time that it may be gone.
 const LEASE: Duration = Duration::from_secs(60);
 
 /// The prepared data of a run.
@@ -65,11 +65,12 @@ impl Feed {
         let depth = lanes.len() + AHEAD;
         let (order, flip, steps) = (self.order.clone(), config.data.flip, config.run.steps);
         let era = leases.era();
+        let patience = Duration::from_secs_f64(config.run.coordinator_wait) + LEASE;
         let plans = (step.0..steps).flat_map(move |step| lanes.clone().map(move |lane| (step, lane))).map_while(
             move |(step, lane)| {
                 let drawn = order.batch(Step(step), Lane(lane));
                 for drawn in &drawn {
-                    if leases.holds(era, drawn.epoch, drawn.sample.shard, LEASE) != Some(true) {
+                    if leases.holds(era, drawn.epoch, drawn.sample.shard, patience) != Some(true) {
                         // The generation ended, or the coordinator leased this to another: the loop's own wait, with its
                         // bound, says that no batch came.
                         return None;

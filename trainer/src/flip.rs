@@ -54,3 +54,31 @@ impl Flip {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use began::RunConfig;
+    use began::config::{Model, Precision};
+    use tch::Device;
+
+    #[test]
+    fn exactly_one_bit_of_the_named_tensor_changes() -> Result<()> {
+        for precision in [Precision::F32, Precision::F64] {
+            let mut config = RunConfig { model: Model { size: 16, filters: 2, latent: 3 }, ..RunConfig::default() };
+            config.run.precision = precision;
+            let (sound, struck) = (State::initial(&config, Device::Cpu)?, State::initial(&config, Device::Cpu)?);
+            let (name, _) = sound.named()?.swap_remove(2);
+            Flip { tensor: name.clone(), step: 0 }.strike(&struck)?;
+            let mut bits = 0;
+            for ((at, before), (_, after)) in sound.named()?.into_iter().zip(struck.named()?) {
+                let (before, after) = (crate::digest::bytes(&before)?, crate::digest::bytes(&after)?);
+                let flipped: u32 = before.iter().zip(&after).map(|(a, b)| (a ^ b).count_ones()).sum();
+                assert!(flipped == 0 || at == name);
+                bits += flipped;
+            }
+            assert_eq!(bits, 1);
+        }
+        Ok(())
+    }
+}

@@ -5,7 +5,7 @@
 
 use anyhow::{Context, Result, ensure};
 use began_proto::v1::Heal;
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use crate::collective::Collective;
 
@@ -45,17 +45,11 @@ pub fn hand_around(collective: &mut dyn Collective, heal: &Heal, world: u32, sta
     Ok(())
 }
 
-/// The kinds of numbers that a state can be of.
-#[must_use]
-pub fn can_travel(kind: Kind) -> bool {
-    matches!(kind, Kind::Float | Kind::Double)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::collective::in_process::threads;
-    use tch::Device;
+    use tch::{Device, Kind};
 
     #[test]
     fn three_receive_from_two_in_two_rounds_to_the_bit() {

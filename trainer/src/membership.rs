@@ -14,7 +14,7 @@ use began_proto::v1::{self as wire, Phase};
 use began_session::{News, Say};
 use torch_ext::gloo::{Connecting, Group, Member};
 
-use crate::checkpoint;
+use crate::checkpoint::{self, ReadError};
 use crate::collective::{Collective, Gloo};
 use crate::coordination::Coordination;
 use crate::reduce::{Place, Reducer};
@@ -102,6 +102,7 @@ impl<'a> Membership<'a> {
             Ok(Got::Held) => self.state.as_mut().context("the state that is held is gone")?,
             Ok(Got::Unusable(reason)) => {
                 called_off.store(true, Ordering::Release);
+                drop(reduction);
                 tracing::warn!(reason, "the checkpoint cannot be used");
                 let unusable = wire::CheckpointUnusable { step: equilibrium.step.0, reason };
                 self.session.say(Say::Unusable(unusable));
@@ -109,6 +110,7 @@ impl<'a> Membership<'a> {
             }
             Ok(Got::Broken(broken)) => {
                 called_off.store(true, Ordering::Release);
+                drop(reduction);
                 return Ok(self.leave(broken));
             }
             Err(error) => {
@@ -213,14 +215,14 @@ impl<'a> Membership<'a> {
         let inbox = self.session.inbox();
         let deliver = move |group: Result<Group, _>| {
             // A loop that is gone has no use for it.
-            let _ = inbox.send(Incoming::Connected(group.map_err(anyhow::Error::from)));
+            let _ = inbox.send(Incoming::Connected(generation, group.map_err(anyhow::Error::from)));
         };
         // Dropped on every way out, which calls it off if it is not done.
         let _connecting = Connecting::start(Arc::new(exchange), member, deliver)
             .context("cannot start the thread that connects to the peers")?;
         let what = format!("the {} peers of generation {generation} to connect", place.world - 1);
         let group = self.wait(&what, RENDEZVOUS + Duration::from_secs(5), |incoming| match incoming {
-            Incoming::Connected(group) => Some(group),
+            Incoming::Connected(number, group) if number == generation => Some(group),
             _ => None,
         });
         Ok(group.map(|group| {
@@ -247,7 +249,8 @@ impl<'a> Membership<'a> {
             let accept = opened.accept_changed_checkpoint;
             let (state, _) = match checkpoint::read(&folder, identity, trainer.config, trainer.device, accept) {
                 Ok(read) => read,
-                Err(error) => return Ok(Got::Unusable(format!("{error:#}"))),
+                Err(ReadError::Unusable(error)) => return Ok(Got::Unusable(format!("{error:#}"))),
+                Err(ReadError::Here(error)) => return Err(error),
             };
             if state.step != step {
                 let found = state.step;
@@ -290,8 +293,7 @@ impl<'a> Membership<'a> {
         reduction: &ReductionThread,
     ) -> Result<(), Broken> {
         reduction.heal(heal.clone(), state.flat());
-        let bound = Duration::from_secs_f64(trainer.config.run.step_timeout * 1.5 + 30.0);
-        self.wait("the state to go around", bound, |incoming| match incoming {
+        self.wait("the state to go around", trainer.patience(), |incoming| match incoming {
             Incoming::Reduced(Ok(Reduced::Healed)) => Some(Ok(())),
             Incoming::Reduced(Err(error)) => Some(Err(error)),
             _ => None,

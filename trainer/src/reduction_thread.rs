@@ -1,7 +1,8 @@
 //! The thread that sums, so that D's gradients travel while G's backward runs.
 
 use std::sync::mpsc::{Sender, channel};
-use std::thread;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use began::LaneLosses;
@@ -29,9 +30,14 @@ enum Job {
     Heal(Heal, Vec<Tensor>),
 }
 
-/// The reduction's end of the training loop. Dropping it ends the thread after the sum under way.
+/// How long the thread may take to end, once its group is left.
+const ENDING: Duration = Duration::from_secs(2);
+
+/// The reduction's end of the training loop. Dropping it ends the thread after the sum under way, which whoever leaves a
+/// generation calls off before, and waits for that: what the thread had to say is in the inbox then, and its group is left.
 pub struct ReductionThread {
-    jobs: Sender<Job>,
+    jobs: Option<Sender<Job>>,
+    thread: JoinHandle<()>,
 }
 
 impl ReductionThread {
@@ -57,23 +63,44 @@ impl ReductionThread {
                 }
             }
         };
-        thread::Builder::new().name("reduction".into()).spawn(work).context("cannot start the reduction's thread")?;
-        Ok(Self { jobs })
+        let thread = thread::Builder::new().name("reduction".into()).spawn(work);
+        Ok(Self { jobs: Some(jobs), thread: thread.context("cannot start the reduction's thread")? })
     }
 
-    /// Asks for D's average. A thread that is gone has said why in the inbox.
+    /// A thread that is gone has said why in the inbox.
+    fn ask(&self, job: Job) {
+        if let Some(jobs) = &self.jobs {
+            let _ = jobs.send(job);
+        }
+    }
+
+    /// Asks for D's average.
     pub fn discriminator(&self, partials: Partials) {
-        let _ = self.jobs.send(Job::Discriminator(partials));
+        self.ask(Job::Discriminator(partials));
     }
 
     /// Asks for the state to be handed around; a receiver's tensors are filled.
     pub fn heal(&self, heal: Heal, state: Vec<Tensor>) {
-        let _ = self.jobs.send(Job::Heal(heal, state));
+        self.ask(Job::Heal(heal, state));
     }
 
     /// Asks for G's average, and everyone's losses.
     pub fn generator(&self, partials: Partials, losses: Vec<LaneLosses>) {
-        let _ = self.jobs.send(Job::Generator(partials, losses));
+        self.ask(Job::Generator(partials, losses));
+    }
+}
+
+impl Drop for ReductionThread {
+    fn drop(&mut self) {
+        self.jobs = None;
+        let started = Instant::now();
+        while !self.thread.is_finished() {
+            if started.elapsed() > ENDING {
+                tracing::warn!("the reduction's thread has not ended within {} s and is left behind", ENDING.as_secs());
+                return;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
     }
 }
 

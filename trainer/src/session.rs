@@ -31,8 +31,8 @@ use crate::reduction_thread::Reduced;
 pub enum Incoming {
     /// The coordinator's words.
     News(News),
-    /// The group of peers is there, or is not.
-    Connected(Result<torch_ext::gloo::Group>),
+    /// The group of peers of this generation is there, or is not.
+    Connected(u64, Result<torch_ext::gloo::Group>),
     /// A sum over the world is there, or failed.
     Reduced(Result<Reduced>),
 }

@@ -5,27 +5,31 @@
 //! [`State::commit`] alone, after both sums are there.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
 use began::tree::Fold;
 use began::{Equilibrium, LaneLosses, RunConfig, Step};
-use began_data::Loader;
+use began_data::{DataError, Loader};
 use began_proto::v1::{self as wire, Phase};
 use began_session::{News, Say};
 use tch::{Device, Kind};
 
 use crate::checkpoint_writer::CheckpointWriter;
-use crate::flip::Flip;
 use crate::coordination::Coordination;
 use crate::digest::digest;
 use crate::feed::{self, Feed};
+use crate::flip::Flip;
 use crate::pool::Pool;
 use crate::reduce::{Gradient, Place};
 use crate::reduction_thread::{Reduced, ReductionThread};
 use crate::session::{Incoming, from_wire, to_wire};
 use crate::state::State;
 use crate::step::{LanePass, Settings, combine};
+
+/// How often a wait for data looks up to see what the coordinator says.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// What ends a generation for this trainer.
 #[derive(Debug)]
@@ -67,7 +71,7 @@ pub struct Trainer<'a> {
     /// The device.
     pub device: Device,
     /// Writes checkpoints; nothing where none are wanted.
-    pub writer: Option<CheckpointWriter>,
+    pub writer: Option<Arc<CheckpointWriter>>,
     /// A fault that a test asks for.
     pub flip: Option<Flip>,
 }
@@ -294,7 +298,14 @@ impl Trainer<'_> {
     ) -> Result<began_data::Batch, Interrupt> {
         self.session.activity().enter(Phase::Data);
         let patience = Duration::from_secs_f64(self.config.run.step_timeout);
-        let batch = generation.loader.next(patience)?;
+        let started = Instant::now();
+        let batch = loop {
+            match generation.loader.next(LOOK.min(patience)) {
+                Err(DataError::Late { .. }) if started.elapsed() < patience => self.look_up(generation)?,
+                Err(DataError::Late { doing, .. }) => return Err(DataError::Late { waited: patience, doing }.into()),
+                batch => break batch?,
+            }
+        };
         if (batch.step, batch.lane) != (step.0, lane) {
             let (step, lane) = (batch.step, batch.lane);
             return Err(anyhow!("the loader gave step {step}, lane {lane} out of turn").into());
@@ -329,9 +340,17 @@ impl Trainer<'_> {
             }
             Incoming::Reduced(Err(error)) => return Err(Interrupt::End(End::Severed(format!("{error:#}")))),
             // Of an attempt that was given up, or no news at all.
-            Incoming::News(News::Welcome { .. }) | Incoming::Connected(_) | Incoming::Reduced(Ok(Reduced::Healed)) => {}
+            Incoming::News(News::Welcome { .. }) | Incoming::Connected(..) | Incoming::Reduced(Ok(Reduced::Healed)) => {
+            }
         }
         Ok(true)
+    }
+
+    /// The coordinator ends a hung step itself, and one that is gone is given up by the session; this bound is for a
+    /// coordinator that does neither.
+    pub(crate) fn patience(&self) -> Duration {
+        let run = &self.config.run;
+        Duration::from_secs_f64(run.step_timeout * 1.5 + run.coordinator_wait + 30.0)
     }
 
     /// Waits until `ready` gives something.
@@ -347,8 +366,7 @@ impl Trainer<'_> {
         }
         self.session.activity().enter(phase);
         let started = Instant::now();
-        // The coordinator ends a hung step itself; this bound is for a coordinator that does not.
-        let bound = Duration::from_secs_f64(self.config.run.step_timeout * 1.5 + 30.0);
+        let bound = self.patience();
         loop {
             let left = bound.saturating_sub(started.elapsed());
             if !self.take_in(generation, left)? {

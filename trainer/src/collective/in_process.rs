@@ -46,10 +46,8 @@ impl Threads {
 impl Collective for Threads {
     fn all_to_all(&mut self, output: &Tensor, input: &Tensor, _: &[i64], input_splits: &[i64]) -> Result<()> {
         let posted = self.post(input, input_splits);
-        let mine: Vec<Tensor> = posted
-            .iter()
-            .map(|(t, splits)| t.narrow(0, splits[..self.rank].iter().sum(), splits[self.rank]))
-            .collect();
+        let mine: Vec<Tensor> =
+            posted.iter().map(|(t, splits)| t.narrow(0, splits[..self.rank].iter().sum(), splits[self.rank])).collect();
         output.shallow_clone().f_copy_(&Tensor::f_cat(&mine, 0)?)?;
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! `trainer run`: what an agent starts. Joins the coordinator's run and trains, generation after generation, until told otherwise.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
@@ -83,7 +84,18 @@ impl Run {
                 return Ok(if too_late.failed { VICTIM } else { 0 });
             }
         };
-        let code = match self.train(&session, device) {
+        let mut writer = None;
+        let ended = self.train(&session, device, &mut writer);
+        if let Err(error) = &ended {
+            let for_all = error.downcast_ref::<DataError>().is_some_and(is_the_data);
+            session.say(Say::Failure(wire::Failure { reason: format!("{error:#}"), for_all }));
+        }
+        if let Some(writer) = &writer
+            && !writer.finish(LAST_WRITES)
+        {
+            tracing::warn!("a checkpoint is still being written {} s after the end", LAST_WRITES.as_secs());
+        }
+        let code = match ended {
             Ok(End::Stop(wire::Stop { reason, failed, expelled, set_aside })) => {
                 tracing::info!(reason, failed, expelled, set_aside, "the end of this trainer");
                 match (set_aside, expelled, failed) {
@@ -99,9 +111,6 @@ impl Run {
             }
             Ok(other) => bail!("left the run in the middle: {other:?}"),
             Err(error) => {
-                let for_all = error.downcast_ref::<DataError>().is_some_and(is_the_data);
-                let reason = format!("{error:#}");
-                session.say(Say::Failure(wire::Failure { reason, for_all }));
                 session.close();
                 return Err(error);
             }
@@ -110,43 +119,31 @@ impl Run {
         Ok(code)
     }
 
-    fn train(&self, session: &Session, device: Device) -> Result<End> {
+    /// The writer is handed out, so that how it ended is said before what is being written is waited for.
+    fn train(&self, session: &Session, device: Device, out: &mut Option<Arc<CheckpointWriter>>) -> Result<End> {
         let config = RunConfig::default().overlay(&session.welcome.config, "the coordinator's run.toml")?;
         config.validate()?;
         session.set_patience(Duration::from_secs_f64(config.run.coordinator_wait));
         let feed = Feed::open(&config, &session.welcome.data_digest)?;
         let reports = session.reporter();
         let report = Box::new(move |written| reports(Say::Checkpoint(written)));
-        let writer =
-            CheckpointWriter::start(self.run.clone(), session.welcome.run.clone(), config.clone(), report)?;
+        let writer = CheckpointWriter::start(self.run.clone(), session.welcome.run.clone(), config.clone(), report)?;
+        let writer = out.insert(Arc::new(writer)).clone();
         let flip = Flip::for_trainer(self.node, self.local_rank);
-        let mut trainer = Trainer {
-            session,
-            config: &config,
-            run: self.run.clone(),
-            feed,
-            device,
-            writer: Some(writer),
-            flip,
-        };
+        let mut trainer =
+            Trainer { session, config: &config, run: self.run.clone(), feed, device, writer: Some(writer), flip };
         let mut membership = Membership::new(session, &self.coordinator);
-        let end = loop {
+        loop {
             session.activity().enter(Phase::Idle);
             let end = match self.await_generation(session, &trainer, &mut membership)? {
                 Ok((generation, opened)) => membership.take_part(&mut trainer, generation, &opened)?,
-                Err(end) => break end,
+                Err(end) => return Ok(end),
             };
             match end {
                 Left::Again => {}
-                Left::End(end) => break end,
+                Left::End(end) => return Ok(end),
             }
-        };
-        if let Some(writer) = &trainer.writer
-            && !writer.finish(LAST_WRITES)
-        {
-            tracing::warn!("a checkpoint is still being written {} s after the end", LAST_WRITES.as_secs());
         }
-        Ok(end)
     }
 
     /// Outside any generation: answers what the coordinator asks, until it opens one.
@@ -172,7 +169,7 @@ impl Run {
                 Some(Incoming::News(News::Lost(reason) | News::Refused(reason))) => return Ok(Err(End::Lost(reason))),
                 // Of a generation that was left.
                 Some(
-                    Incoming::Connected(_)
+                    Incoming::Connected(..)
                     | Incoming::Reduced(_)
                     | Incoming::News(News::Equilibrium(_) | News::Welcome { .. }),
                 ) => {}
