@@ -2,6 +2,14 @@
 //!
 //! A test names its own folder, uses ports that the programs choose, and ends only processes it started.
 
+mod desk;
+mod disturbed;
+mod place;
+
+pub use desk::Desk;
+pub use disturbed::{Course, Disturbed, holds, undisturbed};
+pub use place::{Mounted, Namespaces, is_root};
+
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -10,7 +18,6 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use began_record::RunDir;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -49,7 +56,11 @@ pub fn programs() -> &'static Path {
 
 /// A program under test. Its environment is this one's without anything that would change its settings.
 pub fn program(name: &str) -> Command {
-    let mut command = Command::new(programs().join(name));
+    undirected(Command::new(programs().join(name)))
+}
+
+/// A command whose environment is this one's without anything that would change the settings of a program under test.
+pub(crate) fn undirected(mut command: Command) -> Command {
     for (key, _) in std::env::vars_os() {
         if key.to_string_lossy().starts_with("BEGAN_") {
             command.env_remove(key);
@@ -160,124 +171,7 @@ impl Drop for Running {
     }
 }
 
-/// A folder with a small data set of made-up faces, 16 px.
-pub struct Desk {
-    folder: tempfile::TempDir,
-}
-
-impl Desk {
-    /// Prepares the data.
-    ///
-    /// # Errors
-    /// If it cannot be prepared.
-    pub fn new() -> Result<Self> {
-        let folder = tempfile::tempdir()?;
-        began_data::prepare::prepare(&began_data::prepare::Options {
-            source: "synthetic:faces".into(),
-            out: folder.path().join("data"),
-            size: 16,
-            count: 120,
-            seed: 3,
-            samples_per_shard: 25,
-            quiet: true,
-            ..Default::default()
-        })?;
-        Ok(Self { folder })
-    }
-
-    /// A path in the folder.
-    #[must_use]
-    pub fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    /// A path in the folder, as an argument.
-    #[must_use]
-    pub fn arg(&self, name: &str) -> String {
-        self.path(name).display().to_string()
-    }
-
-    /// Arguments of a small training of four lanes into the run `name`.
-    #[must_use]
-    pub fn training(&self, name: &str, nodes: u32, gpus: u32, steps: u64, more: &[&str]) -> Vec<String> {
-        let mut args: Vec<String> =
-            ["--nodes", &nodes.to_string(), "--gpus", &gpus.to_string()].map(String::from).to_vec();
-        args.extend(SMALL.map(String::from));
-        args.extend(["--data", &self.arg("data"), "--run", &self.arg(name)].map(String::from));
-        args.extend(["--set".to_owned(), format!("run.steps={steps}")]);
-        args.extend(more.iter().map(|&arg| arg.to_owned()));
-        args
-    }
-
-    /// Trains to the end, and gives the digest line.
-    ///
-    /// # Errors
-    /// If the run fails.
-    pub fn train(&self, name: &str, nodes: u32, gpus: u32, steps: u64, more: &[&str]) -> Result<String> {
-        succeed("launcher", self.training(name, nodes, gpus, steps, more))?;
-        self.digest(name)
-    }
-
-    /// What `launcher digest` says of a run.
-    ///
-    /// # Errors
-    /// If it says nothing.
-    pub fn digest(&self, name: &str) -> Result<String> {
-        succeed("launcher", ["digest", &self.arg(name)])
-    }
-
-    /// Starts a training without waiting for its end.
-    ///
-    /// # Errors
-    /// If it cannot be started.
-    pub fn start(&self, name: &str, nodes: u32, gpus: u32, steps: u64, more: &[&str]) -> Result<Running> {
-        let mut command = program("launcher");
-        command.args(self.training(name, nodes, gpus, steps, more));
-        Running::start(command)
-    }
-
-    /// Waits until a run has `step` steps behind it.
-    ///
-    /// # Errors
-    /// If it does not get there in time.
-    pub fn reach(&self, name: &str, step: usize) -> Result<()> {
-        let path = self.path(name);
-        wait_for(&format!("step {step} of {name}"), || {
-            let journal = RunDir::open(&path).and_then(|run| began_record::Journal::read(&run)).ok()?;
-            (journal.steps().ok()?.len() >= step).then_some(())
-        })
-    }
-
-    /// The processes that work on a run, by a word of their command lines: "trainer", "coordinator", "agent".
-    #[must_use]
-    pub fn processes(&self, name: &str, word: &str) -> Vec<Pid> {
-        let run = self.arg(name);
-        let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
-        let mut found: Vec<i32> = entries
-            .flatten()
-            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-            .filter(|pid| {
-                let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-                let args: Vec<_> = line.split(|&byte| byte == 0).map(String::from_utf8_lossy).collect();
-                args.iter().any(|arg| *arg == run) && args.iter().take(2).any(|arg| arg.ends_with(word))
-            })
-            .collect();
-        found.sort_unstable();
-        found.into_iter().map(Pid::from_raw).collect()
-    }
-
-    /// Waits until nothing works on a run any more.
-    ///
-    /// # Errors
-    /// If something still does.
-    pub fn nothing_left(&self, name: &str) -> Result<()> {
-        wait_for("every process of the run to end", || {
-            ["trainer", "coordinator", "agent"].iter().all(|word| self.processes(name, word).is_empty()).then_some(())
-        })
-    }
-}
-
-/// Waits, within half a minute, until `ready` gives something.
+/// Waits, within 40 s, until `ready` gives something.
 ///
 /// # Errors
 /// If it does not.

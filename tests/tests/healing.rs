@@ -1,0 +1,128 @@
+//! Trainers and agents die, hang, come late or never come: the run regroups, and ends as if nothing had happened.
+
+use std::os::unix::fs::PermissionsExt;
+use std::thread::sleep;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use began_record::RunDir;
+use began_tests::{Course, Disturbed, Running, program, programs, said, wait_for};
+use nix::sys::signal::{Signal, kill};
+
+#[test]
+fn the_run_outlives_its_rank_0() -> Result<()> {
+    let mut run = Disturbed::start(Course::default())?;
+    run.reach(60)?;
+    run.kill(&[run.trainer(0, 0)?])?;
+    run.ends_as_if_undisturbed()?;
+    ensure!(run.told("lost")?.iter().any(|text| text.contains("rank 0")), "{:?}", run.told("lost")?);
+    Ok(())
+}
+
+#[test]
+fn the_run_outlives_a_trainer_in_the_middle() -> Result<()> {
+    let mut run = Disturbed::start(Course::default())?;
+    run.reach(60)?;
+    let victim = run.trainer(0, 2)?;
+    run.kill(&[victim])?;
+    let text = run.ends_as_if_undisturbed()?;
+    ensure!(text.contains(&victim.to_string()), "process {victim} is not named: {text}");
+    Ok(())
+}
+
+#[test]
+fn the_run_outlives_two_trainers_at_once() -> Result<()> {
+    let mut run = Disturbed::start(Course::default())?;
+    run.reach(60)?;
+    run.kill(&[run.trainer(0, 1)?, run.trainer(0, 3)?])?;
+    run.ends_as_if_undisturbed().map(drop)
+}
+
+#[test]
+fn the_run_outlives_all_of_its_trainers() -> Result<()> {
+    let mut run = Disturbed::start(Course::default())?;
+    run.reach(60)?;
+    run.kill(&run.processes("trainer"))?;
+    run.ends_as_if_undisturbed().map(drop)
+}
+
+#[test]
+fn the_run_outlives_an_agent_with_its_trainers() -> Result<()> {
+    let mut run = Disturbed::start(Course { nodes: 2, gpus: 2, ..Course::default() })?;
+    run.reach(60)?;
+    let agents = run.processes("agent");
+    ensure!(agents.len() == 2, "{agents:?}");
+    run.kill(&agents[1..])?;
+    run.ends_as_if_undisturbed().map(drop)
+}
+
+/// A trainer stopped for `seconds`, where silence counts as loss after one.
+fn stopped_for(seconds: u64, steps: u64) -> Result<()> {
+    let habits = ["--set", "run.heartbeat_timeout=1"];
+    let mut run = Disturbed::start(Course { steps, habits: &habits, ..Course::default() })?;
+    run.reach(60)?;
+    let victim = run.trainer(0, 1)?;
+    kill(victim, Signal::SIGSTOP)?;
+    sleep(Duration::from_secs(seconds));
+    // It may have been replaced, and killed, meanwhile.
+    let _ = kill(victim, Signal::SIGCONT);
+    run.ends_as_if_undisturbed()?;
+    let lost = run.told("lost")?;
+    ensure!(lost.iter().any(|text| text.contains("rank 1")), "nobody noticed: {lost:?}");
+    Ok(())
+}
+
+#[test]
+fn a_trainer_that_falls_silent_is_done_without_and_comes_back() -> Result<()> {
+    stopped_for(4, 300)
+}
+
+#[test]
+#[ignore = "half a minute of silence, in a run of a minute"]
+fn a_trainer_that_is_silent_for_half_a_minute_is_done_without() -> Result<()> {
+    stopped_for(30, 1500)
+}
+
+#[test]
+fn a_trainer_that_comes_late_makes_the_world_larger() -> Result<()> {
+    let mut run = Disturbed::start(Course { gpus: 3, steps: 300, ..Course::default() })?;
+    run.reach(40)?;
+    let folder = run.desk.arg("run");
+    let address = RunDir::open(&run.desk.path("run"))?.announcement()?.context("nothing is announced")?.address;
+    let mut command = program("trainer");
+    command.args(["run", "--coordinator", &address, "--run", &folder, "--node", "1", "--local-rank", "0"]);
+    let late = Running::start({
+        command.args(["--device", "cpu"]).env("OMP_NUM_THREADS", "1").env("MKL_NUM_THREADS", "1");
+        command
+    })?;
+    let grown = "a generation of four";
+    wait_for(grown, || run.told("generation").ok()?.iter().any(|text| text.contains("4 trainers")).then_some(()))?;
+    run.ends_as_if_undisturbed()?;
+    let output = late.finish()?;
+    ensure!(output.status.success(), "{:?}: {}", output.status, said(&output));
+    Ok(())
+}
+
+#[test]
+fn a_trainer_that_always_fails_is_set_aside_and_the_run_goes_on_without_it() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let script = folder.path().join("trainer");
+    let trainer = programs().join("trainer");
+    let text = format!(
+        "#!/bin/sh\ncase \" $* \" in *' --local-rank 3 '*) echo the board is broken >&2; exit 1;; esac\nexec {} \"$@\"\n",
+        trainer.display()
+    );
+    std::fs::write(&script, text)?;
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755))?;
+    let script = script.display().to_string();
+    let mut run = Disturbed::start(Course {
+        steps: 100,
+        habits: &["--restarts", "2"],
+        environment: &[("BEGAN_TRAINER", &script)],
+        ..Course::default()
+    })?;
+    let text = run.ends_as_if_undisturbed()?;
+    ensure!(text.contains("set aside"), "{text}");
+    ensure!(text.contains("trainer 3"), "the one that fails is not named: {text}");
+    Ok(())
+}
