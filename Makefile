@@ -9,7 +9,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 DEMO ?= runs/demo
 
-.PHONY: help setup build demo test lint doc bench conform clean
+.PHONY: help setup build demo test lint doc bench bench-recovery bench-coordinator bench-cost chaos conform clean
 
 help: ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -20,7 +20,7 @@ setup: ## fetch libtorch 2.11.0 from PyPI into third_party/ (once; skipped where
 build: setup ## build launcher, coordinator and trainer into bin/
 	@echo "build: compiling (the first time takes a few minutes)"
 	cargo build --workspace --bins
-	@mkdir -p bin && for name in launcher coordinator trainer; do ln -sf ../target/debug/$$name bin/$$name; done
+	@mkdir -p bin && for name in launcher coordinator trainer simulate bench-coordinator; do ln -sf ../target/debug/$$name bin/$$name; done
 
 demo: build ## train on made-up faces with two trainers; pictures in runs/demo/samples
 	@if [ -f $(DEMO)/run.toml ]; then \
@@ -50,6 +50,19 @@ doc: setup ## the API's documentation, in target/doc
 
 bench: build ## images/s of the training step, beside PyTorch's ways to write it, one thread each
 	@$(PYTHON) benches/step.py
+
+bench-recovery: build ## from kill -9 to the next committed step, beside torchrun's figure for the same kill
+	@$(PYTHON) benches/recovery.py
+
+bench-coordinator: build ## generations, broken streams, silence and steps with 32, 256 and 1,024 made-up trainers
+	@bin/bench-coordinator
+
+bench-cost: build ## a step with everything on beside a bare one, 4 trainers, 64 px
+	@$(PYTHON) benches/cost.py
+
+chaos: build ## 10,000 simulated histories, then a real run through 100 random faults, checked against an undisturbed one
+	@bin/simulate --histories $${HISTORIES:-10000}
+	@$(PYTHON) benches/chaos.py
 
 conform: build ## the step against fixtures made by PyTorch
 	@for fixture in tests/fixtures/*.safetensors; do bin/trainer conform $$fixture --quiet || exit 1; done

@@ -445,6 +445,12 @@ impl RunConfig {
 }
 
 impl Guard {
+    /// Whether the run may go back to a checkpoint: then their spacing is a part of what it computes.
+    #[must_use]
+    pub fn goes_back(&self) -> bool {
+        [self.not_finite, self.jump, self.pinned, self.rising, self.diversity].contains(&GuardAction::Rollback)
+    }
+
     fn validate(&self) -> Result<(), ConfigError> {
         let acts = matches!(self.not_finite, GuardAction::Stop | GuardAction::Rollback);
         let found = if self.not_finite == GuardAction::Off { "off" } else { "warn" };

@@ -122,9 +122,17 @@ impl SampleOrder {
         (self.consumed(lane, start + u128::from(self.total)) - self.consumed(lane, start)) as u64
     }
 
-    /// `lane`'s slice of the epoch's line of samples.
+    /// How many of the positions below `end` belong to lanes below `lane`.
+    fn consumed_below(&self, lane: u64, end: u128) -> u128 {
+        let (stride, below) = (u128::from(self.lanes * self.batch), u128::from(lane * self.batch));
+        end / stride * below + (end % stride).min(below)
+    }
+
+    /// `lane`'s slice of the epoch's line of samples: it begins where those of the lanes below it end.
     fn slice(&self, epoch: u64, lane: u64) -> Range<u64> {
-        let start = (0..lane).map(|lane| self.share(epoch, lane)).sum();
+        let from = u128::from(epoch) * u128::from(self.total);
+        let to = from + u128::from(self.total);
+        let start = (self.consumed_below(lane, to) - self.consumed_below(lane, from)) as u64;
         start..start + self.share(epoch, lane)
     }
 
@@ -158,23 +166,52 @@ impl SampleOrder {
     /// The shards that these lanes need in `epoch`, ascending.
     #[must_use]
     pub fn shards(&self, epoch: u64, lanes: Range<u32>) -> Vec<u32> {
+        self.line(epoch).shards(self, lanes)
+    }
+
+    /// The shards of an epoch laid end to end, for whoever asks about many lanes.
+    #[must_use]
+    pub fn line(&self, epoch: u64) -> EpochLine {
+        let order = self.shard_order(epoch);
+        let mut end = 0;
+        let place = |place| {
+            let shard = order.at(place);
+            let start = end;
+            end += self.shard_samples[shard as usize];
+            (end, shard as u32, start)
+        };
+        EpochLine { epoch, line: (0..self.shard_samples.len() as u64).map(place).collect() }
+    }
+}
+
+/// The shards of one epoch in its order, laid end to end.
+#[derive(Clone, Debug)]
+pub struct EpochLine {
+    epoch: u64,
+    /// Where each ends, which it is, where it begins.
+    line: Vec<(u64, u32, u64)>,
+}
+
+impl EpochLine {
+    /// The shards that these lanes need, ascending.
+    #[must_use]
+    pub fn shards(&self, order: &SampleOrder, lanes: Range<u32>) -> Vec<u32> {
         if lanes.is_empty() {
             return Vec::new();
         }
-        let slice = self.slice(epoch, lanes.start.into()).start..self.slice(epoch, u64::from(lanes.end) - 1).end;
-        let order = self.shard_order(epoch);
-        let mut start = 0;
-        let mut shards = Vec::new();
-        for place in 0..self.shard_samples.len() as u64 {
-            let shard = order.at(place);
-            let end = start + self.shard_samples[shard as usize];
-            if start < slice.end && slice.start < end {
-                shards.push(shard as u32);
-            }
-            start = end;
-        }
+        let first = order.slice(self.epoch, lanes.start.into()).start;
+        let last = order.slice(self.epoch, u64::from(lanes.end) - 1).end;
+        let from = self.line.partition_point(|&(end, ..)| end <= first);
+        let touched = self.line[from..].iter().take_while(|&&(_, _, start)| start < last);
+        let mut shards: Vec<u32> =
+            touched.filter(|&&(end, _, start)| start < end).map(|&(_, shard, _)| shard).collect();
         shards.sort_unstable();
         shards
+    }
+
+    fn sample(&self, place: u64) -> Sample {
+        let (_, shard, start) = self.line[self.line.partition_point(|&(end, ..)| end <= place)];
+        Sample { shard, index: place - start }
     }
 }
 
@@ -183,31 +220,19 @@ struct EpochLayout {
     epoch: u64,
     slice: Range<u64>,
     order: Permutation,
-    /// Shards in the epoch's order, with where each ends on the line.
-    line: Vec<(u64, u32, u64)>,
+    line: EpochLine,
 }
 
 impl EpochLayout {
     fn new(order: &SampleOrder, epoch: u64, lane: u64) -> Self {
         let slice = order.slice(epoch, lane);
-        let shards = order.shard_order(epoch);
-        let mut start = 0;
-        let line = (0..order.shard_samples.len() as u64)
-            .map(|place| {
-                let shard = shards.at(place);
-                let from = start;
-                start += order.shard_samples[shard as usize];
-                (start, shard as u32, from)
-            })
-            .collect();
-        let len = slice.end - slice.start;
         let stream = Stream::new(order.seed, Purpose::Order, epoch, lane as u32);
-        Self { epoch, slice, order: Permutation::new(stream, len), line }
+        let order_of_lane = Permutation::new(stream, slice.end - slice.start);
+        Self { epoch, slice, order: order_of_lane, line: order.line(epoch) }
     }
 
     fn sample(&self, place: u64) -> Sample {
-        let (_, shard, start) = self.line[self.line.partition_point(|&(end, ..)| end <= place)];
-        Sample { shard, index: place - start }
+        self.line.sample(place)
     }
 }
 

@@ -60,6 +60,9 @@ struct Arguments {
     /// How long to wait for all trainers to come
     #[arg(long, env = "BEGAN_FORMING_TIMEOUT", default_value = "120", value_name = "SECONDS", value_parser = seconds)]
     forming_timeout: Duration,
+    /// Keep no journal: for measuring what one costs
+    #[arg(long, env = "BEGAN_NO_JOURNAL", hide = true)]
+    no_journal: bool,
     /// How log lines look
     #[arg(long, env = "BEGAN_LOG_FORMAT", value_enum, default_value = "text")]
     log_format: LogFormat,
@@ -137,6 +140,7 @@ async fn run(arguments: Arguments) -> ExitCode {
         nodes: arguments.nodes,
         accept_changed_checkpoint: arguments.accept_changed_checkpoint,
         forming_timeout: arguments.forming_timeout,
+        journal: !arguments.no_journal,
     };
     // Caught from the first moment on: a signal during the start must not leave a half-announced run behind.
     let signals = signal(SignalKind::terminate()).and_then(|term| Ok((term, signal(SignalKind::interrupt())?)));

@@ -57,6 +57,7 @@ enum Command {
 pub struct Recorder {
     queue: SyncSender<Command>,
     lost: Arc<AtomicU64>,
+    silent: bool,
 }
 
 /// The thread's end, to be waited for.
@@ -80,7 +81,7 @@ impl Recorder {
     ) -> std::io::Result<(Self, Recording)> {
         let (queue, commands) = sync_channel(QUEUE);
         let lost = Arc::new(AtomicU64::new(0));
-        let recorder = Self { queue, lost: lost.clone() };
+        let recorder = Self { queue, lost: lost.clone(), silent: false };
         let desk = Desk {
             run,
             journal,
@@ -99,8 +100,17 @@ impl Recorder {
         Ok((recorder.clone(), Recording { recorder, thread }))
     }
 
+    /// One that records nothing.
+    #[must_use]
+    pub fn silenced(self) -> Self {
+        Self { silent: true, ..self }
+    }
+
     /// Puts a record into the queue; never waits. A full queue loses it, and says so.
     pub fn record(&self, record: Record) {
+        if self.silent {
+            return;
+        }
         if self.queue.try_send(Command::Record(record)).is_err() {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }

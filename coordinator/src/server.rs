@@ -51,6 +51,8 @@ pub struct Options {
     pub accept_changed_checkpoint: bool,
     /// How long to wait for the world.
     pub forming_timeout: Duration,
+    /// Whether to keep a journal: without one nothing of the run is recorded, and it cannot be recovered.
+    pub journal: bool,
 }
 
 /// Why a coordinator did not start.
@@ -188,6 +190,7 @@ impl Coordinator {
         let (recorder, recording) = Recorder::start(run.clone(), journal, start, durable.clone(), trouble)
             .map_err(|error| StartError::Start { what: "the recorder's thread", error: error.to_string() })?;
 
+        let recorder = if options.journal { recorder } else { recorder.silenced() };
         let exchange = Arc::new(Exchange::new(manifest.run.clone()));
         let watchers = Arc::new(Watchers::default());
         let letterhead = Letterhead {

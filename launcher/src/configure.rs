@@ -108,6 +108,14 @@ pub fn resumed(config: &RunConfig, set: &[String]) -> Result<RunConfig> {
             );
         }
     }
+    if config.guard.goes_back() && changed.run.checkpoint_every != config.run.checkpoint_every {
+        bail!(
+            "--set run.checkpoint_every={}: a guard of this run goes back to a checkpoint when it fires, so that its spacing \
+             ({}) decides what the run computes; start a new run for another value",
+            changed.run.checkpoint_every,
+            config.run.checkpoint_every
+        );
+    }
     if changed.data.path != config.data.path {
         changed.data.path = path_as_text(&absolute(Path::new(&changed.data.path))?)?;
     }

@@ -6,7 +6,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use began::config::GuardAction;
 use began::guard::{Firing, Watch};
 use began::{Equilibrium, Lane, LaneLosses, RunConfig, Step, StepRecord};
 
@@ -329,8 +328,7 @@ impl Course {
         let newest = self.checkpoints.keys().rev().take(run.keep_checkpoints.max(1) as usize);
         let mut kept: BTreeSet<Step> = newest.copied().collect();
         kept.extend(self.checkpoints.keys().filter(|step| run.keep_every > 0 && step.0.is_multiple_of(run.keep_every)));
-        let goes_back = [guard.not_finite, guard.jump, guard.pinned, guard.rising, guard.diversity];
-        if goes_back.contains(&GuardAction::Rollback) {
+        if guard.goes_back() {
             let reach = guard.window.max(guard.pinned_steps);
             kept.insert(self.regular_checkpoint_up_to(Step(self.step().0.saturating_sub(reach))));
         }

@@ -11,7 +11,7 @@ use began::{Generation, Rank, Step};
 
 use super::event::{Act, Body, Claim, ConnectionId, Decision, Given, Hello, Message, Orders, Past, Returning};
 use super::leases::Reach;
-use super::members::{MemberId, Standing};
+use super::members::{Member, MemberId, Standing};
 use super::regrouping::{Cause, Start};
 use super::running::Running;
 use super::{Decisions, HELD_WAIT, Machine, Phase, send};
@@ -116,11 +116,27 @@ impl Machine {
         send(out, vec![from], Message::Welcome { generation }, text.clone());
         if let Some(member) = self.members.get(id).cloned() {
             self.note_about("joined", &member, text, out);
+            self.warn_of_other_software(&member, out);
         }
         match &self.phase {
             Phase::Forming(_) => self.forming_hello(id, &returning, valid, now, out),
             Phase::Regrouping(_) => self.try_open(now, out),
             Phase::Running(_) | Phase::Ended { .. } => {}
+        }
+    }
+
+    /// The bits depend on the kernels: a world of different ones keeps no promise.
+    fn warn_of_other_software(&self, member: &Member, out: &mut Decisions) {
+        let differs = |other: &&Member| other.hello.software != member.hello.software;
+        if let Some(other) = self.members.iter().find(differs) {
+            let text = format!(
+                "{} runs {}, {} runs {}: the same bits are not promised of a run of both",
+                member.describe(),
+                member.hello.software,
+                other.describe(),
+                other.hello.software
+            );
+            out.push(Decision { act: Act::Note(self.note("warning", member.rank)), why: text });
         }
     }
 

@@ -54,8 +54,9 @@ impl LeaseBook {
             && self.first(order) < self.steps
         {
             let steps = steps_of(order, self.next_epoch);
+            let line = order.line(self.next_epoch);
             for rank in (0..self.world).map(Rank) {
-                let shards = order.shards(self.next_epoch, lanes_of(rank, self.world, self.lanes));
+                let shards = line.shards(order, lanes_of(rank, self.world, self.lanes));
                 let lease = Lease { epoch: self.next_epoch, first_step: steps.start, end_step: steps.end, shards };
                 out.push((rank, lease));
             }

@@ -75,6 +75,7 @@ impl Run {
             nodes: None,
             accept_changed_checkpoint: false,
             forming_timeout: PATIENCE,
+            journal: true,
         }
     }
 
