@@ -45,7 +45,7 @@ use members::{Member, MemberId, Members};
 use regrouping::{Cause, Regrouping};
 use running::Running;
 
-/// How long those who leave a generation have to say what they hold.
+/// How long those who leave a generation have to say what they hold, at least: one who computes looks up after a pass only.
 pub const HELD_WAIT: Duration = Duration::from_secs(10);
 /// How long one has to write its state at the end of a run: its own attempts on a full disk take up to a minute.
 pub const SAVE_WAIT: Duration = Duration::from_secs(90);
@@ -73,6 +73,8 @@ pub struct Machine {
     aside: BTreeSet<(u32, u32)>,
     /// Generations in a row that ended before their first step.
     fruitless: u32,
+    /// The longest that a step took.
+    slowest: Option<Duration>,
     /// The last decision's reason that people may want to see.
     reason: String,
 }
@@ -103,6 +105,7 @@ impl Machine {
             phase: Phase::Forming(Forming::new()),
             aside: BTreeSet::new(),
             fruitless: 0,
+            slowest: None,
             reason: String::new(),
             plan,
         })
@@ -419,6 +422,11 @@ impl Machine {
 
     fn heartbeat_timeout(&self) -> Duration {
         Duration::from_secs_f64(self.plan.config.run.heartbeat_timeout)
+    }
+
+    /// How long those who leave a generation have to say what they hold. One that hangs is silent, and noticed by that.
+    fn held_wait(&self) -> Duration {
+        HELD_WAIT.max(self.slowest.map_or(self.step_timeout() / 4, |slowest| 3 * slowest))
     }
 
     fn step_timeout(&self) -> Duration {

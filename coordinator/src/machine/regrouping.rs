@@ -77,7 +77,7 @@ impl Regrouping {
         Self {
             cause,
             since: now,
-            ask_until: now + HELD_WAIT,
+            ask_until: Duration::MAX,
             settle_until: now,
             wanted,
             in_order: false,
@@ -132,6 +132,7 @@ impl Machine {
     }
 
     fn leave(&mut self, mut regrouping: Regrouping, cause: Cause, now: Duration, out: &mut Decisions) {
+        regrouping.ask_until = now + self.held_wait();
         let ask_digests = matches!(cause, Cause::Back { accused: Some(_), .. });
         match cause {
             Cause::Back { to, accused, .. } => (regrouping.back_to, regrouping.accused) = (Some(to), accused),
@@ -226,6 +227,7 @@ impl Machine {
 
     /// One of the members is gone while a generation is to open.
     pub(super) fn one_fewer(&mut self, gone: MemberId, now: Duration, out: &mut Decisions) {
+        let held_wait = self.held_wait();
         let Phase::Regrouping(regrouping) = &mut self.phase else {
             return;
         };
@@ -237,7 +239,7 @@ impl Machine {
         }
         if std::mem::take(&mut regrouping.in_order) {
             // The others may be in a sum that will never end.
-            regrouping.ask_until = now + HELD_WAIT;
+            regrouping.ask_until = now + held_wait;
             let mut told = Vec::new();
             for member in self.members.iter().filter(|member| member.is_leaving()) {
                 told.push(member.connection);
@@ -410,7 +412,7 @@ impl Machine {
                 .map(|member| member.id)
                 .collect();
             for id in late {
-                let waited = HELD_WAIT.as_secs();
+                let waited = self.held_wait().as_secs();
                 let why = format!("{} did not say within {waited} s what it holds, and is put out", self.members.describe(id));
                 self.expel(id, false, why, out);
             }
@@ -498,6 +500,7 @@ impl Machine {
     pub(super) fn regroup_after_restart(&mut self, text: String, now: Duration, out: &mut Decisions) {
         let mut regrouping = Regrouping::new(text.clone(), self.plan.world as usize, now);
         regrouping.settle_until = now + super::RETURN_WAIT;
+        regrouping.ask_until = now + self.held_wait();
         let why = format!("regrouping after a restart of the coordinator: {text}");
         self.reason.clone_from(&why);
         self.phase = Phase::Regrouping(Box::new(regrouping));

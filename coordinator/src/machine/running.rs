@@ -190,6 +190,7 @@ impl Machine {
             self.course.ordered.insert(state, Ordered { writer, equilibrium: next.equilibrium });
         }
         self.fruitless = 0;
+        self.slowest = self.slowest.max(Some(Duration::from_secs_f64(seconds)));
         let fired = completed.fired.clone();
         self.record(completed, seconds, images_per_second, out);
         if let Some(firing) = fired
