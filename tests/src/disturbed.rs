@@ -63,9 +63,10 @@ impl Default for Course<'_> {
 
 /// A run that something is about to happen to.
 pub struct Disturbed {
+    // Before the desk: what runs is ended before its folder goes.
+    running: Option<Running>,
     /// Where it lies, as "run".
     pub desk: Desk,
-    running: Option<Running>,
     golden: String,
 }
 
