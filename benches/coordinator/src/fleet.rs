@@ -27,6 +27,9 @@ pub(crate) enum Seen {
     Equilibrium,
 }
 
+/// Who was told what, when.
+type Sighting = (u32, Seen, Instant);
+
 /// One made-up trainer's end.
 struct Member {
     up: UnboundedSender<TrainerMessage>,
@@ -51,7 +54,7 @@ pub(crate) struct Fleet {
     lanes: u32,
     members: BTreeMap<u32, Member>,
     lives: u32,
-    seen: (UnboundedSender<(u32, Seen, Instant)>, UnboundedReceiver<(u32, Seen, Instant)>),
+    seen: (UnboundedSender<Sighting>, UnboundedReceiver<Sighting>),
 }
 
 fn loss(step: u64, lane: u32) -> LaneLosses {
@@ -124,7 +127,7 @@ impl Fleet {
         self.connect(place).await
     }
 
-    async fn next(&mut self) -> Result<(u32, Seen, Instant)> {
+    async fn next(&mut self) -> Result<Sighting> {
         let next = tokio::time::timeout(PATIENCE, self.seen.1.recv()).await;
         next.context("nothing came for a minute")?.context("nobody is left")
     }
@@ -260,7 +263,7 @@ struct Live {
     lanes: u32,
     up: UnboundedSender<TrainerMessage>,
     shared: Arc<Shared>,
-    seen: UnboundedSender<(u32, Seen, Instant)>,
+    seen: UnboundedSender<Sighting>,
 }
 
 impl Live {
@@ -319,12 +322,11 @@ impl Live {
                 tell(Seen::Halt);
                 self.held();
             }
-            Some(Down::Recall(recall)) => {
-                let held = self.shared.step.load(Ordering::SeqCst);
+            Some(Down::Recall(_)) => {
                 let given = *self.shared.given.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                 // What it holds it was given; no step before is asked for in this bench.
                 let recalled = Recalled { steps: Vec::<PastStep>::new(), given: given.into_iter().collect() };
-                let _ = (recall.step, held, self.up.send(self.shared.message(Up::Recalled(recalled))));
+                let _ = self.up.send(self.shared.message(Up::Recalled(recalled)));
             }
             _ => {}
         }

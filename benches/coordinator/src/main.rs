@@ -51,7 +51,9 @@ struct Figures {
 fn main() -> Result<()> {
     let cli = Cli::parse();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    println!("trainers  generation formed  broken stream -> new one  grown by one  silence beyond its limit  answer p50/p99");
+    println!(
+        "trainers  generation formed  broken stream -> new one  grown by one  silence beyond its limit  answer p50/p99"
+    );
     let mut lines = Vec::new();
     for &count in &cli.trainers {
         let figures = runtime.block_on(measure(&cli, count)).with_context(|| format!("with {count} trainers"))?;

@@ -76,11 +76,8 @@ impl Drop for Program {
 
 /// The manifest of a data set of about CelebA's size, which is all that the coordinator looks at; its digest.
 fn made_up_data(folder: &Path) -> Result<String> {
-    let shards = (0..200).map(|n| ShardEntry {
-        file: format!("shard-{n:05}.safetensors"),
-        samples: 1000,
-        blake3: "aa".into(),
-    });
+    let shards =
+        (0..200).map(|n| ShardEntry { file: format!("shard-{n:05}.safetensors"), samples: 1000, blake3: "aa".into() });
     let mut manifest = Manifest {
         format: 1,
         size: 16,
