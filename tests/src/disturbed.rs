@@ -12,8 +12,7 @@ use nix::unistd::Pid;
 use crate::{Desk, Running, said, succeed};
 
 /// What every disturbed run is: a checkpoint every 25 steps, and digests in between.
-const HABITS: [&str; 6] =
-    ["--set", "run.lanes=8", "--set", "run.checkpoint_every=25", "--set", "run.digest_every=20"];
+const HABITS: [&str; 6] = ["--set", "run.lanes=8", "--set", "run.checkpoint_every=25", "--set", "run.digest_every=20"];
 
 /// The name of the run on its desk.
 const RUN: &str = "run";
@@ -55,9 +54,9 @@ pub struct Course<'a> {
 }
 
 impl Default for Course<'_> {
-    /// Four trainers on one node, 200 steps.
+    /// Four trainers on one node, 150 steps.
     fn default() -> Self {
-        Self { nodes: 1, gpus: 4, steps: 200, settings: &[], habits: &[], environment: &[] }
+        Self { nodes: 1, gpus: 4, steps: 150, settings: &[], habits: &[], environment: &[] }
     }
 }
 

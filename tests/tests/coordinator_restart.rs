@@ -7,10 +7,10 @@ use began_tests::{Course, Disturbed};
 #[test]
 fn the_run_outlives_its_coordinator() -> Result<()> {
     let mut run = Disturbed::start(Course::default())?;
-    run.reach(60)?;
+    run.reach(40)?;
     let trainers = run.processes("trainer");
     run.kill(&run.processes("coordinator"))?;
-    run.reach(100)?;
+    run.reach(80)?;
     // Their states were in memory: nobody had to start again.
     ensure!(run.processes("trainer") == trainers, "{trainers:?} were replaced by {:?}", run.processes("trainer"));
     run.ends_as_if_undisturbed().map(drop)
@@ -29,7 +29,7 @@ fn the_run_outlives_its_coordinator_twice() -> Result<()> {
 #[test]
 fn the_run_outlives_its_coordinator_and_a_trainer_at_once() -> Result<()> {
     let mut run = Disturbed::start(Course::default())?;
-    run.reach(60)?;
+    run.reach(40)?;
     let victims = [run.processes("coordinator"), vec![run.trainer(0, 1)?]].concat();
     run.kill(&victims)?;
     run.ends_as_if_undisturbed().map(drop)
@@ -38,7 +38,7 @@ fn the_run_outlives_its_coordinator_and_a_trainer_at_once() -> Result<()> {
 #[test]
 fn the_run_outlives_everything_but_its_launcher() -> Result<()> {
     let mut run = Disturbed::start(Course { nodes: 2, gpus: 2, ..Course::default() })?;
-    run.reach(60)?;
+    run.reach(40)?;
     let victims = ["coordinator", "agent", "trainer"].map(|word| run.processes(word)).concat();
     // A killed agent takes its trainers with it, perhaps before their turn comes.
     for victim in victims {

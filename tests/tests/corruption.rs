@@ -117,7 +117,9 @@ fn a_checkpoint_with_one_flipped_bit_is_passed_over() -> Result<()> {
 fn a_journal_cut_in_the_middle_is_salvaged_and_the_run_comes_to_the_same_end() -> Result<()> {
     let (desk, golden) = half()?;
     for beside in ["run/run.db-wal", "run/run.db-shm"] {
-        ensure!(!desk.path(beside).exists(), "{beside} is left after a run that ended well");
+        let left = fs::metadata(desk.path(beside)).map_or(0, |file| file.len());
+        ensure!(left == 0 || beside.ends_with("shm"), "{left} bytes of {beside} are left after a run that ended well");
+        let _ = fs::remove_file(desk.path(beside));
     }
     let bytes = fs::read(desk.path("run/run.db"))?;
     fs::write(desk.path("run/run.db"), &bytes[..bytes.len() / 2])?;

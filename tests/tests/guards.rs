@@ -33,33 +33,56 @@ fn a_guard_that_stops_ends_the_run_as_failed_with_a_checkpoint() -> Result<()> {
     Ok(())
 }
 
-/// L(x) goes up and down by nature: a factor just above one fires, and the run goes back twice at most.
-const JUMPY: [&str; 10] = [
+/// So fast that L(x) jumps in step 12, by a third; five times slower, it does not. There is a checkpoint of step 6 to go back
+/// to, which is on the disk long before.
+const TOO_FAST: [&str; 12] = [
+    "--set",
+    "optimizer.rate=0.03",
     "--set",
     "guard.jump=rollback",
     "--set",
-    "guard.jump_factor=1.05",
+    "guard.jump_factor=1.3",
     "--set",
-    "guard.window=20",
+    "guard.window=10",
     "--set",
-    "guard.most_rollbacks=100",
+    "guard.rate_factor=0.2",
     "--set",
-    "run.sample_every=0",
+    "run.checkpoint_every=6",
 ];
 
 #[test]
-fn a_rollback_is_as_exact_as_everything_else() -> Result<()> {
-    let mut run = Disturbed::start(Course { settings: &JUMPY, ..Course::default() })?;
+fn a_run_that_goes_back_is_as_exact_as_any_other() -> Result<()> {
+    let mut run = Disturbed::start(Course { steps: 120, settings: &TOO_FAST, ..Course::default() })?;
     run.ends_as_if_undisturbed()?;
     let told = run.told("guard")?;
-    ensure!(told.iter().any(|text| text.contains("rollback 1 to step")), "it never went back: {told:?}");
+    let back = told.first().with_context(|| "it never went back")?;
+    for words in ["L(x) jumped", "guard.jump_factor", "rollback 1 to step 6", "with the learning rate 6.000e-3"] {
+        ensure!(back.contains(words), "it does not say {words:?}: {told:?}");
+    }
     Ok(())
 }
 
 #[test]
-fn a_rollback_with_a_death_in_it_is_the_same_rollback() -> Result<()> {
-    let mut run = Disturbed::start(Course { settings: &JUMPY, ..Course::default() })?;
-    run.reach(30)?;
+fn a_run_that_goes_back_is_the_same_run_with_deaths_before_and_after() -> Result<()> {
+    let mut run = Disturbed::start(Course { steps: 120, settings: &TOO_FAST, ..Course::default() })?;
+    run.reach(15)?;
     run.kill(&[run.trainer(0, 1)?])?;
-    run.ends_as_if_undisturbed().map(drop)
+    run.reach(50)?;
+    run.kill(&run.processes("coordinator"))?;
+    run.reach(80)?;
+    run.kill(&[run.trainer(0, 0)?])?;
+    run.ends_as_if_undisturbed()?;
+    ensure!(run.told("guard")?.len() == 1, "{:?}", run.told("guard")?);
+    Ok(())
+}
+
+#[test]
+fn where_a_run_goes_back_to_does_not_hang_on_when_a_checkpoint_came_to_the_disk() -> Result<()> {
+    // The checkpoint of step 10 is being written when step 12 fires.
+    let settings = [&TOO_FAST[..], &["--set", "run.checkpoint_every=10"]].concat();
+    for gpus in [1, 4, 4, 4] {
+        let mut run = Disturbed::start(Course { gpus, steps: 30, settings: &settings, ..Course::default() })?;
+        run.ends_as_if_undisturbed()?;
+    }
+    Ok(())
 }
