@@ -71,8 +71,9 @@ impl Group {
         let peers = meet(&meeting, member, listener).map_err(TorchError)?;
         let sockets = Arc::new(Sockets::new(listener, peers));
         attempt.connects(&sockets)?;
-        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-        let milliseconds = i64::try_from(left.as_millis()).unwrap_or(i64::MAX);
+        // Gloo gives a first connection five times its limit.
+        let limit = deadline.saturating_duration_since(Instant::now()) / 5;
+        let milliseconds = i64::try_from(limit.as_millis()).unwrap_or(i64::MAX).max(1);
         // SAFETY: the face owns its store and gives it up in C++'s destructor; the device lives for the call, and C++ keeps a
         // handle of its own.
         let raw = unsafe {
@@ -114,7 +115,7 @@ impl Group {
             let mut start = 0;
             let part = |&len: &i64| {
                 start += len;
-                Ok(tensor.f_narrow(0, start - len, len)?)
+                tensor.f_narrow(0, start - len, len)
             };
             splits.iter().map(part).collect::<Result<Vec<_>, tch::TchError>>().map_err(|e| TorchError(e.to_string()))
         };

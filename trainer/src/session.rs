@@ -132,7 +132,6 @@ impl Session {
     }
 
     /// A way to say something from another thread.
-    #[must_use]
     pub fn reporter(&self) -> impl Fn(Say) + Send + use<> {
         let commands = self.commands.clone();
         move |say| drop(commands.send(Command::Say(say)))

@@ -59,6 +59,9 @@ enum Wire {
     Broken(String),
 }
 
+/// Of which stream, and what.
+type Numbered = (u64, Wire);
+
 pub(super) struct Driver {
     address: String,
     run: Option<PathBuf>,
@@ -69,7 +72,7 @@ pub(super) struct Driver {
     attempt: u64,
     up: Option<UnboundedSender<TrainerMessage>>,
     task: Option<tokio::task::JoinHandle<()>>,
-    wires: (UnboundedSender<(u64, Wire)>, UnboundedReceiver<(u64, Wire)>),
+    wires: (UnboundedSender<Numbered>, UnboundedReceiver<Numbered>),
 }
 
 impl Driver {
@@ -206,7 +209,7 @@ fn endpoint(address: &str) -> Result<Endpoint> {
 }
 
 /// Opens a stream and carries what comes down it, to its end.
-async fn carry(address: &str, number: u64, wires: &UnboundedSender<(u64, Wire)>) -> Result<()> {
+async fn carry(address: &str, number: u64, wires: &UnboundedSender<Numbered>) -> Result<()> {
     let channel = endpoint(address)?.connect().await?;
     let mut client = CoordinatorClient::new(channel.clone())
         .max_decoding_message_size(began_proto::MAX_MESSAGE)
