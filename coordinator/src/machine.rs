@@ -264,7 +264,7 @@ impl Machine {
         let text = format!("{} failed: {reason}", self.members.describe(id));
         match self.phase {
             // One that cannot start will not start the next time either: nothing to wait for.
-            Phase::Forming(_) => {
+            Phase::Forming(_) if !self.is_reuniting() => {
                 self.members.remove(id);
                 self.end_generation(Cause::End(text), now, out);
             }

@@ -101,7 +101,7 @@ fn returning(hello: &proto::Hello) -> Result<Returning, String> {
         step: hello.step.map(step).transpose()?,
         claim: (hello.generation > 0).then_some(claim),
         given: hello.given.as_ref().map(given).transpose()?,
-        lineage: hello.lineage,
+        lineage: lineage(hello.lineage)?,
         remembers: step(hello.remembers)?,
     })
 }
@@ -180,6 +180,11 @@ fn clean(text: &str, longest: usize) -> String {
 
 fn step(step: u64) -> Result<Step, String> {
     if step > LAST_STEP { Err(format!("step {step}, which no run can reach")) } else { Ok(Step(step)) }
+}
+
+/// How often a run went back: each time it had done a step.
+fn lineage(lineage: u64) -> Result<u64, String> {
+    if lineage > LAST_STEP { Err(format!("a run that went back {lineage} times, as no run can")) } else { Ok(lineage) }
 }
 
 fn lanes(losses: &[proto::LaneLosses]) -> Vec<(Lane, LaneLosses)> {

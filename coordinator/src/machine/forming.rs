@@ -79,11 +79,9 @@ impl Machine {
         if let Err(why) = self.admit(run, &hello) {
             return out.push(Decision { act: Act::Refuse(from), why });
         }
-        // No run has that many: who says so cannot use up the numbers.
-        let spoken = last.max(returning.claim.map_or(Generation(0), |claim| claim.generation));
-        if spoken.0 < self.generation.0 + 1_000_000 {
-            self.highest = self.highest.max(spoken);
-        }
+        let last = if self.is_sensible(last) { last } else { Generation(0) };
+        let claimed = returning.claim.map(|claim| claim.generation).filter(|claimed| self.is_sensible(*claimed));
+        self.highest = self.highest.max(last).max(claimed.unwrap_or_default());
         if !self.course.caught_up && (returning.step.is_some() || returning.claim.is_some()) {
             // The journal of a coordinator that was killed may be a moment behind its trainers.
             self.course.lineage = self.course.lineage.max(returning.lineage);
@@ -123,6 +121,11 @@ impl Machine {
             Phase::Regrouping(_) => self.try_open(now, out),
             Phase::Running(_) | Phase::Ended { .. } => {}
         }
+    }
+
+    /// No run has that many more generations than are known: who says so cannot use up the numbers.
+    fn is_sensible(&self, spoken: Generation) -> bool {
+        spoken.0 < self.generation.0 + 1_000_000
     }
 
     /// The bits depend on the kernels: a world of different ones keeps no promise.
@@ -181,7 +184,8 @@ impl Machine {
         let (Phase::Forming(forming), Some(claim)) = (&self.phase, returning.claim) else {
             return false;
         };
-        let first = forming.reunion.is_none() && claim.generation >= self.generation;
+        let first =
+            forming.reunion.is_none() && claim.generation >= self.generation && self.is_sensible(claim.generation);
         let fits = claim.rank.0 < claim.world && claim.world <= self.plan.config.run.lanes && returning.given.is_some();
         let known = forming.reunion.as_ref().is_some_and(|reunion| {
             claim.generation == self.generation
@@ -233,7 +237,7 @@ impl Machine {
         }
     }
 
-    fn is_reuniting(&self) -> bool {
+    pub(super) fn is_reuniting(&self) -> bool {
         matches!(self.phase, Phase::Forming(Forming { reunion: Some(_), .. }))
     }
 

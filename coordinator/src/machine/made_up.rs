@@ -1,12 +1,13 @@
 //! What the tests of the machine are made of: a plan, trainers' words, and the truth they are held against.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use began::config::RunConfig;
 use began::order::SampleOrder;
-use began::{Equilibrium, Generation, Lane, LaneLosses, Step};
+use began::{Equilibrium, Generation, Lane, LaneLosses, Step, StepRecord};
 
-use super::event::{Body, ConnectionId, Event, Hello, Said, TrainerId};
+use super::event::{Hello, TrainerId};
 use super::plan::Plan;
 
 /// The run's name.
@@ -32,33 +33,33 @@ pub(super) fn plan(world: u32, lanes: u32, change: impl FnOnce(&mut Plan)) -> Pl
         world,
         nodes: None,
         resume: None,
-        checkpoints: vec![],
+        checkpoints: BTreeMap::new(),
+        recorded: Step(0),
+        digested: Step(0),
+        recent: Vec::new(),
+        rollbacks: 0,
         generation: Generation(0),
         accept_changed_checkpoint: false,
-        forming_timeout: Duration::from_secs(5),
+        forming_timeout: Duration::from_secs(30),
         resume_command: "launcher resume runs/x".into(),
     };
     change(&mut plan);
     plan
 }
 
-/// Trainers on nodes of two.
+/// Trainers on nodes of two. From 100 on they are later processes in the places of the first hundred: 101 takes the place of 1.
 pub(super) fn hello(index: u32) -> Hello {
+    let place = index % 100;
     Hello {
         version: began_proto::VERSION,
         trainer: TrainerId(format!("trainer {index}")),
-        node: index / 2,
-        local_rank: index % 2,
+        node: place / 2,
+        local_rank: place % 2,
         host: "here".into(),
         pid: 100 + index,
         device: "cpu".into(),
         software: "made up".into(),
     }
-}
-
-pub(super) fn said(index: u32, generation: u64, body: Body) -> Event {
-    let message = Said { run: RUN.into(), generation: Generation(generation), body };
-    Event::Said { connection: ConnectionId(index.into()), message }
 }
 
 /// The losses of a lane in a step, whoever computes it.
@@ -71,14 +72,31 @@ pub(super) fn losses(step: Step, lanes: std::ops::Range<u32>) -> Vec<(Lane, Lane
     lanes.map(|lane| (Lane(lane), loss(step, lane))).collect()
 }
 
-/// The equilibrium of every step of an undisturbed run, from its start to its end.
-pub(super) fn truth(plan: &Plan) -> Vec<Equilibrium> {
-    let config = &plan.config;
-    let mut all = vec![Equilibrium::start(&config.optimizer)];
-    for step in (0..config.run.steps).map(Step) {
-        let losses: Vec<LaneLosses> = (0..config.run.lanes).map(|lane| loss(step, lane)).collect();
-        let (next, _) = all[all.len() - 1].advance(&config.objective, &config.optimizer, &losses).unwrap();
-        all.push(next);
+/// The losses of all lanes, by lane.
+pub(super) fn all_losses(step: Step, lanes: u32) -> Vec<LaneLosses> {
+    (0..lanes).map(|lane| loss(step, lane)).collect()
+}
+
+/// What an undisturbed run computes.
+#[derive(Clone, Debug)]
+pub(super) struct Truth {
+    /// By step; one more than steps.
+    pub(super) equilibria: Vec<Equilibrium>,
+    /// By step.
+    pub(super) records: Vec<StepRecord>,
+}
+
+impl Truth {
+    pub(super) fn of(plan: &Plan) -> Self {
+        let config = &plan.config;
+        let mut truth = Self { equilibria: vec![Equilibrium::start(&config.optimizer)], records: Vec::new() };
+        for step in (0..config.run.steps).map(Step) {
+            let losses = all_losses(step, config.run.lanes);
+            let now = truth.equilibria[step.0 as usize];
+            let (next, record) = now.advance(&config.objective, &config.optimizer, &losses).unwrap();
+            truth.equilibria.push(next);
+            truth.records.push(record);
+        }
+        truth
     }
-    all
 }

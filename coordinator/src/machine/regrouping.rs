@@ -13,6 +13,7 @@ use began::Step;
 use super::event::{Act, Decision, Digest, Given, Message, Past};
 use super::course::Ordered;
 use super::members::{Member, MemberId, Standing};
+use super::setbacks::Accused;
 use super::{Decisions, HELD_WAIT, MOST_FRUITLESS, Machine, Phase, SAVE_WAIT, send};
 
 /// Why a generation ends.
@@ -27,7 +28,7 @@ pub(super) enum Cause {
         /// To where.
         to: Step,
         /// Those whose digest differed, and whether the others are the majority.
-        accused: Option<(Vec<MemberId>, bool)>,
+        accused: Option<(Vec<Accused>, bool)>,
     },
     /// The run cannot go on, but what it holds is worth saving.
     Hopeless(String),
@@ -66,7 +67,7 @@ pub(super) struct Regrouping {
     /// What members digested last, where that was asked for.
     pub(super) evidence: BTreeMap<MemberId, Digest>,
     /// Those whose digest differed, and whether the others are the majority, until that is settled.
-    pub(super) accused: Option<(Vec<MemberId>, bool)>,
+    pub(super) accused: Option<(Vec<Accused>, bool)>,
     /// The run ends after this, for this reason.
     ending: Option<String>,
     saving: Option<(MemberId, Step, Duration)>,
@@ -445,12 +446,15 @@ impl Machine {
         let patience = self.plan.forming_timeout;
         if regrouping.ending.is_none() && now.saturating_sub(regrouping.since) > patience {
             let here = self.members.outside().len();
-            regrouping.ending = Some(format!(
+            let text = format!(
                 "{}; {here} trainers were there {:.0} s later, and it takes {} to go on (run.min_trainers)",
                 regrouping.cause,
                 patience.as_secs_f64(),
                 self.plan.config.run.min_trainers
-            ));
+            );
+            regrouping.ending = Some(text.clone());
+            // Said at once, though survivors may still be asked: a tick that decides nothing must change nothing.
+            out.push(Decision { act: Act::Note(self.note("halt", None)), why: text });
         }
         self.try_open(now, out);
     }

@@ -57,7 +57,8 @@ impl Running {
         if due.sample {
             samples_due.insert(step);
         }
-        if course.newest().orders.sample {
+        // A generation that opens to end does no further step.
+        if course.newest().orders.sample && !due.stop {
             samples_due.insert(step.next());
         }
         Self {

@@ -10,12 +10,20 @@ use began::config::{GuardAction, OnCorruption};
 use began::guard::{Firing, Kind};
 
 use super::event::{Act, Decision, Digest};
-use super::members::MemberId;
+use super::members::{MemberId, Standing};
 use super::regrouping::Cause;
 use super::{Decisions, Machine, Note, Phase};
 
 /// Tensors that are named before the rest is only counted.
 const NAMED: usize = 4;
+
+/// One whose digest differed; it may be gone by the time that is settled.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Accused {
+    id: MemberId,
+    place: (u32, u32),
+    who: String,
+}
 
 impl Machine {
     /// The digests of a step are not all the same.
@@ -41,15 +49,23 @@ impl Machine {
             };
             return self.end_generation(Cause::End(format!("{text}{doubt}")), now, out);
         }
+        let accused = |&id: &MemberId| {
+            let member = self.members.get(id)?;
+            Some(Accused { id, place: member.place(), who: member.describe() })
+        };
+        let accused = who.iter().filter_map(accused).collect();
         let sound = self.course.agreed.min(Step(step.0.saturating_sub(1)));
         let to = self.step_back(sound, &text, out);
-        self.end_generation(Cause::Back { text, to, accused: Some((who, clear)) }, now, out);
+        self.end_generation(Cause::Back { text, to, accused: Some((accused, clear)) }, now, out);
     }
 
     /// All states above `sound` are void; the checkpoint to go on from.
     fn step_back(&mut self, sound: Step, text: &str, out: &mut Decisions) -> Step {
         let to = self.course.checkpoint_up_to(sound);
         self.course.step_back(to);
+        for member in self.members.iter_mut().filter(|member| matches!(member.standing, Standing::Outside(_))) {
+            member.standing = Standing::Outside(None);
+        }
         let why = format!("{text}; the run goes back to step {to}, the last checkpoint from before");
         out.push(Decision { act: Act::Discard(to), why });
         to
@@ -60,9 +76,9 @@ impl Machine {
         let Phase::Regrouping(regrouping) = &mut self.phase else { return };
         let Some((accused, clear)) = regrouping.accused.take() else { return };
         let evidence = std::mem::take(&mut regrouping.evidence);
-        let sound = evidence.iter().find(|(id, _)| !accused.contains(id)).map(|(_, digest)| digest.clone());
-        for &id in &accused {
-            let who = self.members.describe(id);
+        let differed = |id: &MemberId| accused.iter().any(|accused| accused.id == *id);
+        let sound = evidence.iter().find(|(id, _)| !differed(id)).map(|(_, digest)| digest.clone());
+        for Accused { id, place, who } in accused {
             let text = match (&sound, evidence.get(&id)) {
                 (Some(sound), Some(its)) => format!("{who} {}", difference(sound, its)),
                 _ => format!("{who} differed, and did not say in which tensor"),
@@ -70,9 +86,7 @@ impl Machine {
             let step = evidence.get(&id).map_or(self.course.step(), |digest| digest.step);
             out.push(Decision { act: Act::Note(Note { step, ..self.note("corruption", None) }), why: text.clone() });
             if self.plan.config.run.on_corruption == OnCorruption::SetAside && clear {
-                if let Some(member) = self.members.get(id) {
-                    self.aside.insert(member.place());
-                }
+                self.aside.insert(place);
                 self.expel(id, true, format!("{text}; it is set aside (run.on_corruption)"), out);
             }
         }
