@@ -87,3 +87,93 @@ impl History {
 fn step_of(past: &PastStep) -> u64 {
     past.equilibrium.as_ref().map_or(0, |equilibrium| equilibrium.step)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn equilibrium(step: u64, durable: u64) -> wire::Equilibrium {
+        wire::Equilibrium { step, durable, k: step as f64 / 100.0, ..Default::default() }
+    }
+
+    fn losses(step: u64) -> Vec<LaneLosses> {
+        (0..2).map(|lane| LaneLosses { real: step as f64, fake: f64::from(lane), drawn: step }).collect()
+    }
+
+    /// One that has committed these steps, none of which the journal has.
+    fn committed(steps: std::ops::Range<u64>) -> History {
+        let mut history = History::default();
+        history.begin(equilibrium(steps.start, 0));
+        for step in steps {
+            history.committed(Step(step), &losses(step));
+            history.given(equilibrium(step + 1, 0));
+        }
+        history
+    }
+
+    fn steps(recalled: &wire::Recalled) -> Vec<u64> {
+        recalled.steps.iter().map(step_of).collect()
+    }
+
+    #[test]
+    fn what_led_to_the_held_state_comes_with_every_lane_and_with_the_equilibrium_it_was_given() {
+        let recalled = committed(3..7).recalled(5, Some(Step(7)));
+        assert_eq!(steps(&recalled), [5, 6]);
+        let past = &recalled.steps[1];
+        assert_eq!(past.equilibrium, Some(equilibrium(6, 0)));
+        assert_eq!(past.losses.iter().map(|l| (l.lane, l.real, l.fake)).collect::<Vec<_>>(), [(0, 6.0, 0.0), (1, 6.0, 1.0)]);
+        assert_eq!(recalled.given, [equilibrium(7, 0)]);
+    }
+
+    #[test]
+    fn one_that_holds_nothing_recalls_nothing() {
+        assert_eq!(committed(3..7).recalled(0, None), wire::Recalled::default());
+    }
+
+    #[test]
+    fn one_behind_its_own_history_recalls_no_further_than_it_holds() {
+        let mut history = committed(3..7);
+        history.given(equilibrium(8, 0));
+        assert_eq!(steps(&history.recalled(0, Some(Step(5)))), [3, 4]);
+    }
+
+    #[test]
+    fn what_the_journal_has_is_forgotten_and_what_is_remembered_is_said() {
+        let mut history = committed(0..6);
+        assert_eq!(history.remembers(Some(Step(6))), 0);
+        history.given(equilibrium(7, 4));
+        assert_eq!(history.remembers(Some(Step(6))), 4);
+        assert_eq!(steps(&history.recalled(0, Some(Step(6)))), [4, 5]);
+        history.given(equilibrium(8, 7));
+        assert_eq!(history.remembers(Some(Step(7))), 7);
+        assert_eq!(history.remembers(None), 0);
+    }
+
+    #[test]
+    fn a_journal_that_lags_without_end_costs_no_more_than_a_bound() {
+        let history = committed(0..MOST as u64 + 10);
+        assert_eq!((history.past.len(), history.remembers(None)), (MOST, 10));
+    }
+
+    #[test]
+    fn there_is_never_a_hole_in_what_is_remembered() {
+        let mut history = committed(0..4);
+        // It received the state of step 8 from a peer; what it took part in before did not lead there.
+        history.begin(equilibrium(8, 0));
+        history.committed(Step(8), &losses(8));
+        assert_eq!(steps(&history.recalled(0, Some(Step(9)))), [8]);
+        // A commit without its equilibrium cannot be told to anyone.
+        history.committed(Step(20), &losses(20));
+        assert!(history.past.is_empty());
+    }
+
+    #[test]
+    fn a_generation_that_begins_earlier_takes_back_what_was_given_for_later_steps() {
+        let mut history = committed(0..6);
+        history.begin(equilibrium(5, 0));
+        assert_eq!(history.newest(), Some(&equilibrium(5, 0)));
+        assert_eq!(steps(&history.recalled(0, Some(Step(5)))), [0, 1, 2, 3, 4]);
+        history.clear();
+        assert_eq!((history.newest(), history.remembers(None)), (None, 0));
+    }
+}

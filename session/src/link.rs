@@ -100,3 +100,83 @@ impl Link {
         now.saturating_sub(self.missing_since)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    fn ms(milliseconds: u64) -> Duration {
+        Duration::from_millis(milliseconds)
+    }
+
+    /// When it connects, tick by tick, if every attempt fails at once.
+    fn attempts(link: &mut Link, from: Duration, count: usize) -> Vec<Duration> {
+        let mut now = from;
+        let mut at = Vec::new();
+        while at.len() < count {
+            if link.due(now, PATIENCE) == Due::Connect {
+                at.push(now);
+                link.broken(now);
+            }
+            now += ms(10);
+        }
+        at.windows(2).map(|pair| pair[1] - pair[0]).collect()
+    }
+
+    #[test]
+    fn the_pause_between_attempts_doubles_up_to_a_bound_and_is_short_again_after_a_welcome() {
+        let mut link = Link::new(ms(0));
+        assert_eq!(attempts(&mut link, ms(0), 8), [50, 100, 200, 400, 800, 800, 800].map(ms));
+        link.welcomed();
+        link.broken(ms(10_000));
+        assert_eq!(link.due(ms(10_040), PATIENCE), Due::Nothing);
+        assert_eq!(link.due(ms(10_050), PATIENCE), Due::Connect);
+    }
+
+    #[test]
+    fn a_stream_that_does_not_open_and_a_hello_that_is_not_answered_are_given_ten_seconds() {
+        let mut link = Link::new(ms(0));
+        assert_eq!(link.due(ms(0), PATIENCE), Due::Connect);
+        assert_eq!(link.due(ms(10_000), PATIENCE), Due::Nothing);
+        assert_eq!(link.due(ms(10_001), PATIENCE), Due::Drop);
+        assert_eq!(link.due(ms(10_051), PATIENCE), Due::Connect);
+        link.opened(ms(10_060));
+        assert_eq!(link.due(ms(20_060), PATIENCE), Due::Nothing);
+        assert_eq!(link.due(ms(20_061), PATIENCE), Due::Drop);
+    }
+
+    #[test]
+    fn attempts_that_get_no_further_than_a_greeting_count_as_missing_all_the_time() {
+        let mut link = Link::new(ms(0));
+        link.welcomed();
+        link.broken(ms(1_000));
+        for second in 2..31 {
+            let now = ms(second * 1_000);
+            assert_ne!(link.due(now, PATIENCE), Due::GiveUp);
+            link.opened(now);
+            link.broken(now);
+        }
+        assert_eq!(link.due(ms(31_001), PATIENCE), Due::GiveUp);
+        assert_eq!(link.missing(ms(31_001)), ms(30_001));
+    }
+
+    #[test]
+    fn one_that_is_closed_stays_closed() {
+        let mut link = Link::new(ms(0));
+        link.close();
+        link.broken(ms(5));
+        assert_eq!((link.stage, link.is_up()), (Stage::Closed, false));
+        assert_eq!(link.due(PATIENCE * 2, PATIENCE), Due::Nothing);
+    }
+
+    #[test]
+    fn while_it_is_up_nothing_is_due() {
+        let mut link = Link::new(ms(0));
+        link.opened(ms(5));
+        link.welcomed();
+        assert!(link.is_up());
+        assert_eq!(link.due(PATIENCE * 100, PATIENCE), Due::Nothing);
+    }
+}

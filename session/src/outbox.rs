@@ -48,3 +48,54 @@ impl Outbox {
         self.losses.iter().chain(&self.digests).chain(&self.checkpoints)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use began_proto::v1::{CheckpointWritten, Held, StateDigest, StepLosses};
+
+    fn losses(step: u64) -> Body {
+        Body::Losses(StepLosses { step, ..Default::default() })
+    }
+
+    fn digest(step: u64) -> Body {
+        Body::Digest(StateDigest { step, ..Default::default() })
+    }
+
+    fn checkpoint(step: u64) -> Body {
+        Body::Checkpoint(CheckpointWritten { step, ..Default::default() })
+    }
+
+    fn again(outbox: &Outbox) -> Vec<Body> {
+        outbox.again().cloned().collect()
+    }
+
+    #[test]
+    fn the_last_two_of_each_kind_are_said_again_losses_first() {
+        let mut outbox = Outbox::default();
+        for step in 1..5 {
+            outbox.keep(&checkpoint(step));
+            outbox.keep(&digest(step));
+            outbox.keep(&losses(step));
+        }
+        let expected = [losses(3), losses(4), digest(3), digest(4), checkpoint(3), checkpoint(4)];
+        assert_eq!(again(&outbox), expected);
+        assert_eq!(outbox.last_digest(), Some(&digest(4)));
+    }
+
+    #[test]
+    fn a_new_generation_says_nothing_of_the_last_ones_steps_but_what_it_wrote() {
+        let mut outbox = Outbox::default();
+        [losses(3), digest(3), checkpoint(3)].iter().for_each(|body| outbox.keep(body));
+        outbox.begin();
+        assert_eq!(again(&outbox), [checkpoint(3)]);
+        assert_eq!(outbox.last_digest(), None);
+    }
+
+    #[test]
+    fn what_has_a_meaning_only_once_is_not_kept() {
+        let mut outbox = Outbox::default();
+        outbox.keep(&Body::Held(Held::default()));
+        assert_eq!(again(&outbox), []);
+    }
+}
