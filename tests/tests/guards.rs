@@ -78,11 +78,13 @@ fn a_run_that_goes_back_is_the_same_run_with_deaths_before_and_after() -> Result
 
 #[test]
 fn where_a_run_goes_back_to_does_not_hang_on_when_a_checkpoint_came_to_the_disk() -> Result<()> {
-    // The checkpoint of step 10 is being written when step 12 fires.
-    let settings = [&TOO_FAST[..], &["--set", "run.checkpoint_every=10"]].concat();
-    for gpus in [1, 4, 4, 4] {
+    // The checkpoint of step 11 is being written when step 12 fires.
+    let settings = [&TOO_FAST[..], &["--set", "run.checkpoint_every=11"]].concat();
+    for gpus in [1, 4] {
         let mut run = Disturbed::start(Course { gpus, steps: 30, settings: &settings, ..Course::default() })?;
         run.ends_as_if_undisturbed()?;
+        let told = run.told("guard")?;
+        ensure!(told.first().is_some_and(|text| text.contains("rollback 1 to step 11")), "{gpus}: {told:?}");
     }
     Ok(())
 }
