@@ -336,6 +336,6 @@ fn one_that_leaves_at_any_moment_of_an_operation_frees_the_others_at_once() {
         over.set("over", b"").unwrap();
         let started = Instant::now();
         drop(group);
-        assert!(started.elapsed() < SOON, "left in {:?}", started.elapsed());
+        assert!(started.elapsed() < 5 * SOON, "left in {:?}", started.elapsed());
     }
 }
