@@ -89,6 +89,12 @@ fn a_node_that_is_cut_off_for_a_while_is_done_without_and_taken_back() -> Result
     network.ends_as_if_undisturbed()?;
     let lost = network.desk.told("run", "lost")?;
     ensure!(lost.iter().any(|text| text.contains("node 2")), "nobody noticed: {lost:?}");
+    let last = network.desk.told("run", "generation")?.pop().context("no generation")?;
+    ensure!(last.contains("4 trainers"), "it was not taken back: {last}");
+    for trainer in std::mem::take(&mut network.trainers) {
+        let output = trainer.finish()?;
+        ensure!(output.status.success(), "{}", said(&output));
+    }
     ensure!(meanwhile > 65, "the others did not go on: step {meanwhile} after 3 s");
     Ok(())
 }
