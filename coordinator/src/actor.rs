@@ -15,6 +15,7 @@ use tokio::time::MissedTickBehavior;
 use tonic::Status;
 
 use crate::exchange::Exchange;
+use crate::history;
 use crate::inputs::InputLog;
 use crate::machine::{
     Act, Action, Body, Clock, ConnectionId, Decision, Event, Hello, Machine, Message, Note, Said, Ticket,
@@ -172,10 +173,8 @@ impl Work {
             }
             Input::Trouble(text) => {
                 tracing::warn!("{text}");
-                let now = self.awake();
-                let status = self.actor.machine.status(now);
-                let (step, generation) = (status.step, status.generation);
-                self.note(&Note { kind: "warning", step, generation, rank: None, node: None }, &text);
+                let note = self.note_now("warning");
+                self.note(&note, &text);
             }
             Input::Abort(reason) => self.happen(Event::Abort { reason }),
         }
@@ -293,7 +292,14 @@ impl Work {
             }
             Act::Sample(step) => self.actor.recorder.record(Record::Sample(step)),
             Act::Prune(steps) => self.actor.recorder.record(Record::Prune(steps)),
-            Act::Discard(step) => self.actor.recorder.record(Record::Discard(step)),
+            Act::Back(back) => {
+                tracing::warn!("{why}");
+                // In the journal before the checkpoints go: a coordinator that starts in between puts them aside itself.
+                let note = Note { step: back.to, ..self.note_now("back") };
+                self.note(&note, &history::tell(&back));
+                self.actor.recorder.record(Record::Now);
+                self.actor.recorder.record(Record::Discard(back.to));
+            }
             Act::SetAside(step) => self.actor.recorder.record(Record::SetAside(step)),
             Act::Rewind(step) => {
                 tracing::debug!("{why}");
@@ -346,6 +352,12 @@ impl Work {
         let row =
             EventRow { time, kind: kind.into(), text: text.into(), step: step.0, generation: generation.0, rank, node };
         self.actor.recorder.record(Record::Entry(Entry::Event(row)));
+    }
+
+    fn note_now(&mut self, kind: &'static str) -> Note {
+        let now = self.awake();
+        let status = self.actor.machine.status(now);
+        Note { kind, step: status.step, generation: status.generation, rank: None, node: None }
     }
 
     fn status(&mut self) -> StatusResponse {

@@ -96,3 +96,102 @@ pub fn read(mut bytes: &[u8], count: u64) -> Result<Vec<Kept>, String> {
     }
     Ok(kept)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::{Act, Action, ConnectionId, Ticket};
+    use began::{RunConfig, Step};
+    use began_record::{InputsRow, Journal, RecordError, RunDir, RunManifest};
+
+    type Result = std::result::Result<(), Box<dyn std::error::Error>>;
+
+    fn decided(why: &str) -> Vec<Decision> {
+        vec![Decision { act: Act::Drop(ConnectionId(4)), why: why.into() }]
+    }
+
+    /// What a coordinator is told in its first second, and what it decides.
+    fn history() -> Vec<(Event, Duration, Vec<Decision>)> {
+        let broken = Event::Broken { connection: ConnectionId(4), reason: "connection reset".into() };
+        let (ticket, action, grace) = (Ticket(1), Action::Stop, Duration::from_millis(1500));
+        let control = Event::Control { ticket, action, reason: "a person, \u{1f600}".into(), grace };
+        let answer = Decision { act: Act::Answer { ticket, answer: Ok(Step(9)) }, why: "asked for".into() };
+        vec![
+            (Event::Started, Duration::ZERO, decided("the run begins")),
+            (Event::Tick, Duration::from_millis(25), vec![]),
+            (broken, Duration::from_micros(30_001), vec![]),
+            (Event::Tick, Duration::from_millis(50), decided("silent")),
+            (control, Duration::from_secs(1), vec![answer]),
+        ]
+    }
+
+    fn rows(journal: &Journal, start: u64) -> std::result::Result<Vec<InputsRow>, RecordError> {
+        let mut rows = Vec::new();
+        journal.inputs(start, |row| {
+            rows.push(row);
+            Ok::<(), RecordError>(())
+        })?;
+        Ok(rows)
+    }
+
+    #[test]
+    fn what_the_machine_was_told_reads_back_from_the_journal_without_the_ticks_that_decided_nothing() -> Result {
+        let folder = tempfile::tempdir()?;
+        let manifest = RunManifest::new(&RunConfig::default(), String::new());
+        let run = RunDir::create(&folder.path().join("run"), &RunConfig::default(), &manifest)?;
+        let mut journal = Journal::create_or_open(&run)?;
+        let start = journal.start(0.0, b"a plan")?;
+        let (recorder, recording) =
+            Recorder::start(run.clone(), journal, start, Default::default(), Box::new(|trouble| panic!("{trouble}")))?;
+        for (event, at, decisions) in history() {
+            let noted = InputLog.note(&event, at);
+            InputLog.decided(noted, &decisions, &recorder);
+        }
+        recording.finish(Duration::from_secs(10));
+
+        let journal = Journal::read(&run)?;
+        assert_eq!(journal.starts()?.len(), 1);
+        let mut kept = Vec::new();
+        for row in rows(&journal, start)? {
+            assert_eq!(row.first, kept.len() as u64, "rows follow each other without a gap");
+            kept.extend(read(&row.data, row.count)?);
+        }
+        let told = |(event, at, decisions): (Event, Duration, Vec<Decision>)| Kept {
+            at: at.as_micros() as u64,
+            event,
+            decided: digest(&decisions),
+        };
+        let expected: Vec<Kept> =
+            history().into_iter().filter(|(event, _, d)| *event != Event::Tick || !d.is_empty()).map(told).collect();
+        assert_eq!(kept, expected);
+        assert!(rows(&journal, start + 1)?.is_empty(), "of another start nothing is known");
+        Ok(())
+    }
+
+    #[test]
+    fn a_row_that_was_cut_anywhere_is_an_error_and_so_is_one_that_promises_more_than_it_has() -> Result {
+        let kept: Vec<Kept> = history()
+            .into_iter()
+            .map(|(event, at, decisions)| Kept { at: at.as_micros() as u64, event, decided: digest(&decisions) })
+            .collect();
+        let whole: Vec<u8> = kept.iter().map(postcard::to_stdvec).collect::<std::result::Result<Vec<_>, _>>()?.concat();
+        let count = kept.len() as u64;
+        assert_eq!(read(&whole, count)?, kept);
+        for cut in 0..whole.len() {
+            let why = read(&whole[..cut], count).expect_err("a row that was cut");
+            assert!(why.contains("of another version or damaged"), "{why}");
+        }
+        assert!(read(&whole, count + 1).is_err());
+        assert!(read(&[0xff; 64], 1).is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn decisions_differ_by_what_is_done_and_by_the_reason_given() {
+        assert_eq!(digest(&[]), 0);
+        assert_eq!(digest(&decided("silent")), digest(&decided("silent")));
+        assert_ne!(digest(&decided("silent")), digest(&decided("silent for 2 s")));
+        let other = vec![Decision { act: Act::Drop(ConnectionId(5)), why: "silent".into() }];
+        assert_ne!(digest(&decided("silent")), digest(&other));
+    }
+}

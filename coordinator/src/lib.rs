@@ -6,6 +6,7 @@
 //! | [`machine`] | decides. Pure: an event and the time in, decisions and their reasons out |
 //! | [`wire`] | between protobuf messages and the machine's words |
 //! | [`actor`] | the one task that owns the machine and carries its decisions out |
+//! | [`history`] | what the journal tells a coordinator that is started again |
 //! | [`inputs`], [`replay`] | what the machine was told, and telling it again |
 //! | [`exchange`] | the key-value rendezvous of a generation |
 //! | [`watchers`] | progress and events for whoever looks on |
@@ -17,6 +18,7 @@
 
 pub mod actor;
 pub mod exchange;
+pub mod history;
 pub mod inputs;
 pub mod machine;
 pub mod recorder;

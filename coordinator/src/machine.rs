@@ -33,7 +33,7 @@ use began::{Generation, Rank, Step};
 
 pub use clock::Clock;
 pub use event::{
-    Act, Action, Activity, Body, Claim, ConnectionId, Decision, Digest, Event, Given, Heal, Heartbeat, Hello, Lease,
+    Act, Action, Activity, Back, Body, Claim, ConnectionId, Decision, Digest, Event, Given, Heal, Heartbeat, Hello, Lease,
     Message, Note, Opened, Orders, Past, Returning, Said, Ticket, TrainerId, Written,
 };
 pub use plan::{Plan, PlanError, Resume};
@@ -245,6 +245,10 @@ impl Machine {
                 self.unusable(from, written, now, out);
                 Ok(())
             }
+            (Phase::Regrouping(_), Body::Severed(_)) => {
+                self.severed_in_order(from, now, out);
+                Ok(())
+            }
             // Sent before the halt arrived: nothing that is still of use, and nobody's fault.
             (Phase::Regrouping(_), _) => Ok(()),
             (Phase::Running(_), Body::Hello(..) | Body::Heartbeat(_) | Body::Failure { .. }) => Ok(()),
@@ -383,7 +387,7 @@ impl Machine {
                 }
                 Ok(step.next())
             }
-            (Phase::Forming(_), Action::Stop) if !self.members.iter().any(|member| member.rank.is_some()) => {
+            (Phase::Forming(_), Action::Stop) if self.plan.generation == Generation(0) => {
                 let step = self.plan.start().step;
                 self.end(false, step, format!("stopped on request before the first step ({reason})"), out);
                 Ok(step)

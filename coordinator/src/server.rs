@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use began::order::{OrderError, SampleOrder};
-use began::{Generation, Step};
+use began::Step;
 use began_data::DataError;
 use began_proto::v1::DESCRIPTORS;
 use began_proto::v1::coordinator_server::CoordinatorServer;
@@ -22,6 +22,7 @@ use tonic::transport::server::TcpIncoming;
 pub use crate::actor::Outcome;
 use crate::actor::{Actor, INCOMING, Input};
 use crate::exchange::Exchange;
+use crate::history::History;
 use crate::machine::{Action, Machine, Plan, PlanError, Resume};
 use crate::inputs::InputLog;
 use crate::recorder::{Recorder, Recording, wall_clock};
@@ -280,8 +281,15 @@ fn plan(
         return Err(PlanError::NoLanes.into());
     }
     let order = SampleOrder::new(config.run.seed, data.shard_samples(), config.run.lanes, config.run.batch)?;
-    let checkpoints = run.checkpoints().unwrap_or_default();
-    let (steps, events) = (journal.steps()?, journal.events()?);
+    let events = journal.events()?;
+    let history = History::of(&events);
+    // What a step back has made void may still lie there, if the coordinator died right after it decided that.
+    let steps: Vec<_> = journal.steps()?.into_iter().filter(|row| history.allows(row.record.step.next())).collect();
+    let mut checkpoints = run.checkpoints().unwrap_or_default();
+    checkpoints.retain(|checkpoint| history.allows(checkpoint.step));
+    for checkpoint in &mut checkpoints {
+        checkpoint.state.equilibrium = history.apply(checkpoint.state.equilibrium);
+    }
     let recorded = steps.last().map_or(Step(0), |row| row.record.step.next());
     // A checkpoint that is ahead of the journal would leave a hole in it, unless the journal itself was lost.
     let last = checkpoints.iter().rfind(|checkpoint| checkpoint.step <= recorded).or(checkpoints.last());
@@ -291,12 +299,13 @@ fn plan(
     });
     let reach = began::guard::Watch::reach(&config.guard, 20 * config.run.checkpoint_every.clamp(1, 50_000));
     let known = &steps[steps.len().saturating_sub(reach)..];
-    let rolled_back = |event: &&began_record::EventRow| event.kind == "guard" && event.text.contains("; rollback ");
     Ok(Plan {
         recorded,
-        digested: journal.last_digest()?.map_or(Step(0), |(step, _)| step),
+        digested: history.agreed,
         recent: known.iter().map(|row| row.record).collect(),
-        rollbacks: events.iter().filter(rolled_back).count() as u32,
+        lineage: history.lineage,
+        rollbacks: history.rollbacks,
+        origin_rate: history.lowered.get(&Step(0)).copied(),
         run: name.to_owned(),
         order,
         world: options.world,
@@ -304,7 +313,7 @@ fn plan(
         resume,
         checkpoints: checkpoints.iter().map(|checkpoint| (checkpoint.step, checkpoint.state.equilibrium)).collect(),
         // Generations count on over launches, so that the journal can tell them apart.
-        generation: Generation(events.iter().map(|event| event.generation).max().unwrap_or(0)),
+generation: history.generation,
         accept_changed_checkpoint: options.accept_changed_checkpoint,
         forming_timeout: options.forming_timeout,
         resume_command: format!("launcher resume {}", run.path().display()),

@@ -107,8 +107,9 @@ async fn listen(
     queue: mpsc::Sender<Result<CoordinatorMessage, Status>>,
     actor: mpsc::Sender<Input>,
 ) {
-    let first = match first_message(&mut incoming).await {
-        Ok(message) => message,
+    let first = first_message(&mut incoming).await;
+    let first = match first.and_then(|hello| wire::said(hello).map_err(Status::invalid_argument)) {
+        Ok(hello) => hello,
         Err(status) => {
             tracing::warn!(connection = connection.0, "a stream is closed: {}", status.message());
             let _ = queue.send(Err(status)).await;
@@ -116,23 +117,21 @@ async fn listen(
         }
     };
     let (alive, mut closed) = oneshot::channel();
-    if actor.send(Input::Connected(connection, Outlet { queue, alive })).await.is_err() {
+    if actor.send(Input::Connected(connection, Outlet { queue, alive })).await.is_err()
+        || actor.send(Input::Said(connection, first)).await.is_err()
+    {
         return;
     }
-    let mut next = Some(first);
     let mut senseless = 0;
     let reason = loop {
-        let message = match next.take() {
-            Some(message) => message,
-            None => tokio::select! {
-                received = incoming.message() => match received {
-                    Ok(Some(message)) => message,
-                    Ok(None) => break "it closed its stream".to_owned(),
-                    Err(status) => break format!("its stream broke ({})", wire::text(status.message())),
-                },
-                // The actor dropped the outlet: it was refused, or told to stop.
-                _ = &mut closed => return,
+        let message = tokio::select! {
+            received = incoming.message() => match received {
+                Ok(Some(message)) => message,
+                Ok(None) => break "it closed its stream".to_owned(),
+                Err(status) => break format!("its stream broke ({})", wire::text(status.message())),
             },
+            // The actor dropped the outlet: it was refused, or told to stop.
+            _ = &mut closed => return,
         };
         match wire::said(message) {
             Ok(said) => {

@@ -71,7 +71,7 @@ pub fn said(message: proto::TrainerMessage) -> Result<Said, String> {
         Wire::Held(held) => Body::Held {
             step: held.step.map(step).transpose()?,
             digest: held.digest.as_ref().map(digest).transpose()?,
-            lineage: held.lineage,
+            lineage: bounded("lineage", held.lineage)?,
         },
         Wire::Recalled(recalled) => Body::Recalled {
             steps: recalled.steps.iter().map(past).collect::<Result<_, _>>()?,
@@ -88,12 +88,13 @@ pub fn said(message: proto::TrainerMessage) -> Result<Said, String> {
             Body::Failure { reason: clean(&failure.reason, TEXT), for_all: failure.for_all }
         }
     };
-    Ok(Said { run: clean(&message.run, NAME), generation: Generation(message.generation), body })
+    let generation = Generation(bounded("generation", message.generation)?);
+    Ok(Said { run: clean(&message.run, NAME), generation, body })
 }
 
 fn returning(hello: &proto::Hello) -> Result<Returning, String> {
     let claim = Claim {
-        generation: Generation(hello.generation),
+        generation: Generation(bounded("generation", hello.generation)?),
         rank: began::Rank(hello.rank),
         world: hello.world_size,
     };
@@ -101,7 +102,7 @@ fn returning(hello: &proto::Hello) -> Result<Returning, String> {
         step: hello.step.map(step).transpose()?,
         claim: (hello.generation > 0).then_some(claim),
         given: hello.given.as_ref().map(given).transpose()?,
-        lineage: lineage(hello.lineage)?,
+        lineage: bounded("lineage", hello.lineage)?,
         remembers: step(hello.remembers)?,
     })
 }
@@ -182,9 +183,9 @@ fn step(step: u64) -> Result<Step, String> {
     if step > LAST_STEP { Err(format!("step {step}, which no run can reach")) } else { Ok(Step(step)) }
 }
 
-/// How often a run went back: each time it had done a step.
-fn lineage(lineage: u64) -> Result<u64, String> {
-    if lineage > LAST_STEP { Err(format!("a run that went back {lineage} times, as no run can")) } else { Ok(lineage) }
+/// Numbers that count what a run does are nowhere near the end of theirs.
+fn bounded(what: &str, number: u64) -> Result<u64, String> {
+    if number > LAST_STEP { Err(format!("{what} {number}, which no run can reach")) } else { Ok(number) }
 }
 
 fn lanes(losses: &[proto::LaneLosses]) -> Vec<(Lane, LaneLosses)> {
@@ -354,7 +355,7 @@ mod tests {
 
     #[test]
     fn huge_and_senseless_numbers_are_refused_or_made_finite() {
-        let message = |body| proto::TrainerMessage { run: String::new(), generation: u64::MAX, body };
+        let message = |body| proto::TrainerMessage { run: String::new(), generation: 7, body };
         let losses = proto::StepLosses { step: u64::MAX, ..Default::default() };
         assert!(said(message(Some(trainer_message::Body::Losses(losses)))).is_err_and(|why| why.contains("no run")));
         assert!(said(message(None)).is_err());

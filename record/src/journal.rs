@@ -605,6 +605,65 @@ mod tests {
         Ok(())
     }
 
+    fn step(step: u64, generation: u64) -> Entry {
+        let record = StepRecord { step: Step(step), real: 1.0, fake: 0.5, k: 0.0, rate: 1e-4, m_global: 1.0 };
+        Entry::Step(StepRow { record, generation, seconds: 0.0, time: 0.0, drawn: step })
+    }
+
+    fn digest(step: u64, digest: &str) -> Entry {
+        let tensors = vec![TensorDigest { name: "k".into(), digest: digest.into() }];
+        Entry::Digest(DigestRow { step, launch: 0, digest: digest.into(), tensors })
+    }
+
+    #[test]
+    fn steps_after_a_rewind_take_the_place_of_those_before_it_and_the_state_it_goes_back_to_keeps_its_digest()
+    -> Result<(), Box<dyn std::error::Error>> {
+        let folder = tempfile::tempdir()?;
+        let manifest = crate::RunManifest::new(&RunConfig::default(), String::new());
+        let run = RunDir::create(&folder.path().join("run"), &RunConfig::default(), &manifest)?;
+        let mut journal = Journal::create_or_open(&run)?;
+        let mut entries: Vec<Entry> = (0..8).map(|at| step(at, 1)).collect();
+        entries.extend([digest(4, "sound"), digest(6, "unsound"), digest(8, "unsound")]);
+        // In one transaction, as a coordinator that decides fast hands it over: the order of the entries is what counts.
+        entries.extend([Entry::Rewind(Step(4)), step(4, 2), step(5, 2), digest(6, "sound")]);
+        journal.write(&entries)?;
+        let generations: Vec<(u64, u64)> =
+            journal.steps()?.iter().map(|row| (row.record.step.0, row.generation)).collect();
+        assert_eq!(generations, [(0, 1), (1, 1), (2, 1), (3, 1), (4, 2), (5, 2)]);
+        assert!(journal.steps()?.iter().all(|row| row.drawn == row.record.step.0), "what was drawn goes along");
+        let digests: Vec<(u64, String)> = journal.digests()?.into_iter().map(|row| (row.step, row.digest)).collect();
+        assert_eq!(digests, [(4, "sound".to_owned()), (6, "sound".to_owned())]);
+        assert_eq!(journal.tensor_digests(Step(8), 0)?, []);
+        // One beyond the end forgets nothing, one to the beginning everything but the first state's digest.
+        journal.write(&[Entry::Rewind(Step(99))])?;
+        assert_eq!(journal.steps()?.len(), 6);
+        journal.write(&[digest(0, "origin"), Entry::Rewind(Step(0))])?;
+        assert_eq!((journal.steps()?.len(), journal.last_digest()?), (0, Some((Step(0), "origin".into()))));
+        Ok(())
+    }
+
+    #[test]
+    fn inputs_and_starts_are_kept_in_order_and_outlive_a_rewind() -> Result<(), Box<dyn std::error::Error>> {
+        let folder = tempfile::tempdir()?;
+        let manifest = crate::RunManifest::new(&RunConfig::default(), String::new());
+        let run = RunDir::create(&folder.path().join("run"), &RunConfig::default(), &manifest)?;
+        let mut journal = Journal::create_or_open(&run)?;
+        let (first, second) = (journal.start(1.0, b"one")?, journal.start(2.0, b"two")?);
+        let row = |start, first, data: &[u8]| InputsRow { start, first, count: 1, data: data.into() };
+        let later = Entry::Inputs(row(first, 1, b"later"));
+        journal.write(&[Entry::Inputs(row(second, 0, b"other")), later, Entry::Inputs(row(first, 0, b"earlier"))])?;
+        journal.write(&[Entry::Rewind(Step(0))])?;
+        let mut found = Vec::new();
+        journal.inputs(first, |row| {
+            found.push(row);
+            Ok::<(), RecordError>(())
+        })?;
+        assert_eq!(found, [row(first, 0, b"earlier"), row(first, 1, b"later")]);
+        let plans: Vec<Vec<u8>> = journal.starts()?.into_iter().map(|start| start.plan).collect();
+        assert_eq!(plans, [b"one".to_vec(), b"two".to_vec()]);
+        Ok(())
+    }
+
     #[test]
     fn a_damaged_journal_is_put_aside_and_what_can_be_read_is_kept() -> Result<(), Box<dyn std::error::Error>> {
         let folder = tempfile::tempdir()?;

@@ -14,7 +14,7 @@
 //! - Before the loop overwrites its state (loading, healing) it says [`Say::Holds`]`(None)`; once it holds a whole one,
 //!   [`Say::Holds`]`(Some(step))`. After each commit it says [`Say::Committed`].
 //! - On [`News::Halt`], and after a step whose orders say `regroup`, the loop leaves the generation (aborts its group) and
-//!   says [`Say::Held`]; then it waits for the next [`News`]. After a failed sum it leaves, says [`Say::Severed`], and
+//!   says [`Say::Held`] with its number; then it waits for the next [`News`]. After a failed sum it leaves, says [`Say::Severed`], and
 //!   waits: for the halt, which it answers with [`Say::Held`], or, where that was lost with a stream, for the next generation.
 //! - Messages of a generation that is over are dropped here, so the loop hears of one generation at a time.
 

@@ -78,8 +78,8 @@ pub enum Say {
     Sample(wire::SampleWritten),
     /// Connected to all peers, and holding the generation's state.
     Ready(wire::Ready),
-    /// The generation is left.
-    Held,
+    /// This generation is left.
+    Held(u64),
     /// A sum failed, or peers could not be reached; the generation is left.
     Severed(String),
     /// The checkpoint to begin with cannot be used; the generation is left.
@@ -284,7 +284,11 @@ impl Protocol {
             Say::Checkpoint(written) => Up::Checkpoint(written),
             Say::Sample(written) => Up::Sample(written),
             Say::Ready(ready) => Up::Ready(ready),
-            Say::Held => {
+            Say::Held(left) => {
+                // Said too late: the next one is open already, because this was known without it.
+                if self.place.is_some_and(|place| place.generation > left) {
+                    return;
+                }
                 self.place = None;
                 self.say_held(out);
                 return;
@@ -489,7 +493,7 @@ mod tests {
         let news = p.handle(welcome(4), 2 * SECOND);
         assert!(matches!(&news[..], [Output::Tell(News::Halt(why))] if why.contains("generation 3")), "{news:?}");
         assert_eq!(p.place(), None);
-        let held = p.handle(Input::Say(Say::Held), 2 * SECOND);
+        let held = p.handle(Input::Say(Say::Held(3)), 2 * SECOND);
         assert!(matches!(sent(&held)[..], [Up::Held(held)] if held.step == Some(7)));
     }
 
@@ -518,7 +522,7 @@ mod tests {
         let halt = |digest| Down::Halt(wire::Halt { reason: "x".into(), digest });
         assert!(p.handle(down(2, Down::Equilibrium(equilibrium(9, 0))), SECOND).is_empty());
         assert_eq!(p.handle(down(3, halt(true)), SECOND).len(), 1);
-        let out = p.handle(Input::Say(Say::Held), SECOND);
+        let out = p.handle(Input::Say(Say::Held(3)), SECOND);
         assert!(matches!(sent(&out)[..], [Up::Held(held)] if held.digest.as_ref().is_some_and(|d| d.digest == "abc")));
     }
 

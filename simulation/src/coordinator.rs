@@ -25,6 +25,8 @@ pub struct Disk {
     pub digested: u64,
     /// The newest generation in the journal.
     pub generation: u64,
+    /// How often the run went back.
+    pub lineage: u64,
     /// Whole checkpoints: the state, its equilibrium, and whether its files are damaged.
     pub checkpoints: BTreeMap<u64, (u64, Equilibrium, bool)>,
 }
@@ -97,7 +99,9 @@ impl Life {
             recorded: Step(recorded),
             digested: Step(disk.digested),
             recent: Vec::new(),
+            lineage: disk.lineage,
             rollbacks: 0,
+            origin_rate: None,
             generation: Generation(disk.generation),
             accept_changed_checkpoint: false,
             forming_timeout: Duration::from_secs(60),
@@ -155,7 +159,12 @@ impl Life {
                 }
                 Act::Prune(steps) => effects.extend(steps.into_iter().map(|step| Effect::Remove(step.0))),
                 Act::SetAside(step) => effects.push(Effect::Remove(step.0)),
-                Act::Discard(step) => effects.push(Effect::RemoveAbove(step.0)),
+                Act::Back(back) => {
+                    self.flush(disk);
+                    disk.lineage = back.lineage;
+                    disk.digested = disk.digested.min(back.to.0);
+                    effects.push(Effect::RemoveAbove(back.to.0));
+                }
                 Act::End { failed, .. } => {
                     assert!(self.ended.is_none(), "a second end");
                     self.ended = Some((failed, why));

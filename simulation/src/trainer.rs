@@ -42,13 +42,37 @@ pub enum Wish {
     /// Be told [`Timer`] after that many milliseconds.
     Later(u64, Timer),
     /// Look for peers.
-    Join { generation: u64, rank: u32, size: u32 },
+    Join {
+        /// Of this generation.
+        generation: u64,
+        /// My place in it.
+        rank: u32,
+        /// How many there are.
+        size: u32,
+    },
     /// Put my part into a sum.
-    Add { generation: u64, rank: u32, step: u64 },
+    Add {
+        /// In this generation.
+        generation: u64,
+        /// My place in it.
+        rank: u32,
+        /// Whose gradients.
+        step: u64,
+    },
     /// Leave the group.
-    Leave { generation: u64 },
+    Leave {
+        /// Of this generation.
+        generation: u64,
+    },
     /// Write a checkpoint.
-    Write { step: u64, state: u64, equilibrium: Box<Equilibrium> },
+    Write {
+        /// Of the state after so many steps.
+        step: u64,
+        /// The state.
+        state: u64,
+        /// What the step after it needs.
+        equilibrium: Box<Equilibrium>,
+    },
     /// Open a stream.
     Connect,
     /// Drop the stream.
@@ -178,7 +202,10 @@ impl Trainer {
                 self.go_on(now, world, wishes);
             }
             News::Halt(_) => match self.at {
-                At::Outside => self.say(Say::Held, now, world, wishes),
+                At::Outside | At::Severed => {
+                    self.at = At::Outside;
+                    self.say(Say::Held(self.epoch), now, world, wishes);
+                }
                 At::Leaving => {}
                 _ => self.leave(world, wishes),
             },
@@ -277,7 +304,7 @@ impl Trainer {
             }
             Timer::Left(epoch) if epoch == self.epoch && self.at == At::Leaving => {
                 self.at = At::Outside;
-                self.say(Say::Held, now, world, &mut wishes);
+                self.say(Say::Held(self.epoch), now, world, &mut wishes);
             }
             _ => {}
         }

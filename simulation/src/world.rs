@@ -1,7 +1,18 @@
 //! The world of a history: the clock, the network, the processes and the disk.
 //!
+//! | part | what it does |
+//! | --- | --- |
+//! | here | the queue of what happens, and the judgement at the end |
+//! | `network` | streams between trainers and coordinator, and among trainers |
+//! | `processes` | their lives, and what they wish for |
+//! | `trouble` | what goes wrong |
+//!
 //! Everything that happens stands in one queue by its time; whatever happens is drawn from the seed. The network keeps the
 //! order of a stream and nothing else; a process that is stopped finds all that came meanwhile when it goes on.
+
+mod network;
+mod processes;
+mod trouble;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
@@ -13,11 +24,11 @@ use began::config::RunConfig;
 use began_proto::v1::{CoordinatorMessage, TrainerMessage};
 use began_session::Input;
 
-use crate::coordinator::{Disk, Effect, Life};
+use crate::coordinator::{Disk, Life};
 use crate::dice::Dice;
-use crate::faults::{Fault, KINDS};
-use crate::peers::{Peers, Process, Told};
-use crate::trainer::{Surroundings, Timer, Trainer, Wish};
+use crate::faults::KINDS;
+use crate::peers::{Peers, Process};
+use crate::trainer::{Timer, Trainer};
 use crate::truth::Truth;
 
 /// After this time nothing goes wrong any more.
@@ -46,9 +57,7 @@ enum Happening {
     Severed(Process),
     Written(Process, u64, u64, Box<Equilibrium>),
     Resume(Process),
-    Mend(usize),
     Fault,
-    DiskMended,
     Flip,
 }
 
@@ -72,7 +81,7 @@ struct Place {
 }
 
 /// What came of a history.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
     /// Virtual milliseconds to the end.
     pub ended_at: u64,
@@ -357,399 +366,8 @@ impl World {
                     }
                 }
             }
-            Happening::Mend(_) | Happening::DiskMended => {}
             Happening::Fault => self.fault(),
             Happening::Flip => self.flip(),
-        }
-    }
-
-    fn coordinator_starts(&mut self) {
-        self.lives += 1;
-        let number = self.lives;
-        let now = self.clock();
-        let life = Life::start(number, &self.truth, &mut self.disk, self.world, now);
-        if self.verbose {
-            eprintln!("{:>7} ms  coordinator life {number}", self.now);
-        }
-        self.coordinator = Some(life);
-        self.tell_coordinator(number, Event::Started);
-        self.at(25, Happening::CoordinatorTick(number));
-        self.at(100, Happening::Flush(number));
-    }
-
-    fn tell_coordinator(&mut self, life: u64, event: Event) -> Option<Duration> {
-        let now = self.clock();
-        let coordinator = self.coordinator.as_mut().filter(|c| c.number == life)?;
-        if self.verbose && !matches!(event, Event::Tick) {
-            let text = format!("{event:?}");
-            if !text.contains("Heartbeat") {
-                eprintln!("{:>7} ms  {:.400}", self.now, text);
-            }
-        }
-        let effects = coordinator.tell(event, now, &self.truth, &mut self.disk);
-        let tick = coordinator.machine.tick_interval();
-        self.take_effect(life, effects);
-        Some(tick)
-    }
-
-    fn up(&mut self, stream: Stream, message: TrainerMessage) {
-        let now = self.clock();
-        let Some(coordinator) = self.coordinator.as_mut().filter(|c| c.number == stream.life) else { return };
-        if self.verbose {
-            let text = format!("{:?}", message.body);
-            if !text.contains("Heartbeat") {
-                eprintln!("{:>7} ms  trainer {} says g{} {:.300}", self.now, stream.process.0, message.generation, text);
-            }
-        }
-        let effects = coordinator.receive(ConnectionId(stream.number), message, now, &self.truth, &mut self.disk);
-        self.take_effect(stream.life, effects);
-    }
-
-    fn take_effect(&mut self, life: u64, effects: Vec<Effect>) {
-        for effect in effects {
-            match effect {
-                Effect::Send(on, message) => {
-                    if self.verbose {
-                        eprintln!("{:>7} ms    to stream {}: g{} {:.300}", self.now, on.0, message.generation, format!("{:?}", message.body));
-                    }
-                    if let Some(stream) = self.stream(on.0) {
-                        let delay = self.delay_down(stream);
-                        self.at(delay, Happening::Down(stream, message));
-                    }
-                }
-                Effect::Close(on) => {
-                    if let Some(stream) = self.stream(on.0) {
-                        let delay = self.delay_down(stream);
-                        self.at(delay, Happening::StreamBroken(stream));
-                    }
-                }
-                Effect::Remove(step) => drop(self.disk.checkpoints.remove(&step)),
-                Effect::RemoveAbove(step) => drop(self.disk.checkpoints.split_off(&(step + 1))),
-            }
-        }
-        let Some(coordinator) = self.coordinator.as_ref().filter(|c| c.number == life) else { return };
-        if let Some(ended) = &coordinator.ended {
-            self.result = Some(ended.clone());
-        }
-    }
-
-    fn stream(&self, number: u64) -> Option<Stream> {
-        self.places.iter().filter_map(|place| place.stream).find(|stream| stream.number == number)
-    }
-
-    fn latency(&mut self) -> u64 {
-        if self.dice.one_in(200) { self.dice.below(700) } else { self.dice.below(12) }
-    }
-
-    /// In order, and not before a cut is mended.
-    fn delay_down(&mut self, stream: Stream) -> u64 {
-        let latency = self.latency();
-        let open = self.places[stream.process.0].cut_until.saturating_sub(self.now);
-        let last = self.last_down.entry(stream).or_default();
-        *last = (*last).max(self.now + latency.max(open));
-        *last - self.now
-    }
-
-    fn delay_up(&mut self, stream: Stream) -> u64 {
-        let latency = self.latency();
-        let open = self.places[stream.process.0].cut_until.saturating_sub(self.now);
-        let last = self.last_up.entry(stream).or_default();
-        *last = (*last).max(self.now + latency.max(open));
-        *last - self.now
-    }
-
-    fn trainer_starts(&mut self, place: usize) {
-        if self.places[place].trainer.is_some() || self.places[place].aside {
-            return;
-        }
-        let now = self.clock();
-        let spot = &mut self.places[place];
-        spot.life += 1;
-        spot.generation = 0;
-        spot.hung = None;
-        spot.trainer = Some(Trainer::start(place, spot.life, &self.truth, now));
-        let process = (place, spot.life);
-        self.at(0, Happening::TrainerTick(process));
-    }
-
-    fn session(&mut self, process: Process, input: Input) {
-        self.with(process, |trainer, now, world| trainer.session(input, now, world));
-    }
-
-    /// Lets a trainer act, and grants what it wishes.
-    fn with(&mut self, process: Process, act: impl FnOnce(&mut Trainer, Duration, &mut dyn Surroundings) -> Vec<Wish>) {
-        if !self.alive(process) {
-            return;
-        }
-        let now = self.clock();
-        let Some(mut trainer) = self.places[process.0].trainer.take() else { return };
-        let wishes = act(&mut trainer, now, self);
-        self.places[process.0].trainer = Some(trainer);
-        for wish in wishes {
-            self.grant(process, wish);
-        }
-    }
-
-    fn grant(&mut self, process: Process, wish: Wish) {
-        if !self.alive(process) {
-            return;
-        }
-        match wish {
-            Wish::Later(delay, timer) => self.at(delay, Happening::Timer(process, timer)),
-            Wish::Join { generation, rank, size } => {
-                self.places[process.0].generation = generation;
-                let told = self.peers.join(generation, rank, size as usize, process);
-                self.tell_peers(generation, told);
-            }
-            Wish::Add { generation, rank, step } => {
-                if let Some((_, state)) = self.places[process.0].trainer.as_ref().and_then(|trainer| trainer.state)
-                    && state != self.truth.states[step as usize]
-                {
-                    *self.taints.entry((generation, step)).or_default() ^= state | 1;
-                }
-                let told = self.peers.add(generation, rank, step);
-                self.tell_peers(generation, told);
-            }
-            Wish::Leave { generation } => {
-                let told = self.peers.leave(generation, process, true);
-                self.tell_peers(generation, told);
-            }
-            Wish::Write { step, state, equilibrium } => {
-                let delay = self.dice.between(5, 300);
-                self.at(delay, Happening::Written(process, step, state, equilibrium));
-            }
-            Wish::Connect => self.connect(process),
-            Wish::Disconnect => {
-                if let Some(stream) = self.places[process.0].stream.take() {
-                    let delay = self.delay_up(stream);
-                    self.at(delay, Happening::UpBroken(stream));
-                }
-            }
-            Wish::Send(message) => {
-                if let Some(stream) = self.places[process.0].stream {
-                    let delay = self.delay_up(stream);
-                    if self.dice.one_in(60) {
-                        self.at(delay, Happening::Up(stream, message.clone()));
-                    }
-                    self.at(delay, Happening::Up(stream, message));
-                }
-            }
-            Wish::Exit(code) => {
-                self.die(process.0);
-                if code == 5 {
-                    self.places[process.0].aside = true;
-                } else if code != 0 && code != 3 {
-                    let delay = self.dice.between(200, 1_500);
-                    self.at(delay, Happening::TrainerStarts(process.0));
-                }
-            }
-        }
-    }
-
-    fn connect(&mut self, process: Process) {
-        let life = self.lives;
-        self.next += 1;
-        let stream = Stream { process, life, number: self.next };
-        let cut = self.now < self.places[process.0].cut_until;
-        if cut || self.coordinator.is_none() {
-            // Refused, or nothing answers.
-            self.places[process.0].stream = Some(stream);
-            let delay = if cut { 1_000 } else { self.dice.below(10) };
-            return self.at(delay, Happening::StreamBroken(stream));
-        }
-        let delay = self.latency();
-        self.at(delay, Happening::StreamOpen(stream));
-    }
-
-    fn tell_peers(&mut self, generation: u64, told: Vec<Told>) {
-        let taint = |world: &Self, step| world.taints.get(&(generation, step)).copied().unwrap_or_default();
-        // Those who are cut off hear it when they are not any more; and nobody hears of their part before.
-        let cut = |told: &Told| {
-            let (Told::Connected(process) | Told::Sum(process, _) | Told::Severed(process)) = told;
-            self.places[process.0].cut_until
-        };
-        let all_reach = told.iter().map(cut).max().unwrap_or_default();
-        for told in told {
-            let wait = all_reach.saturating_sub(self.now);
-            let delay = wait + self.dice.below(25);
-            match told {
-                Told::Connected(process) => self.at(delay, Happening::Connected(process, generation)),
-                Told::Sum(process, step) => {
-                    let taint = taint(self, step);
-                    self.at(delay, Happening::Sum(process, step, taint));
-                }
-                Told::Severed(process) => self.at(delay, Happening::Severed(process)),
-            }
-        }
-    }
-
-    /// A process is gone.
-    fn die(&mut self, place: usize) {
-        let process = (place, self.places[place].life);
-        if self.places[place].trainer.take().is_none() {
-            return;
-        }
-        self.places[place].hung = None;
-        if let Some(stream) = self.places[place].stream.take() {
-            let delay = self.delay_up(stream);
-            self.at(delay, Happening::UpBroken(stream));
-        }
-        let generation = self.places[place].generation;
-        let told = self.peers.leave(generation, process, false);
-        self.tell_peers(generation, told);
-        // Of the sums that are on their way, some do not arrive any more: a part of each came from the dead.
-        let mut lost = Vec::new();
-        for (&number, happening) in &self.happenings {
-            if let Happening::Sum(other, ..) = happening
-                && self.places[other.0].generation == generation
-                && self.dice.one_in(2)
-            {
-                lost.push((number, *other));
-            }
-        }
-        for (number, other) in lost {
-            self.happenings.insert(number, Happening::Severed(other));
-        }
-    }
-
-    fn kill(&mut self, place: usize) {
-        self.die(place);
-        let delay = if self.dice.one_in(6) { self.dice.between(1_000, 8_000) } else { self.dice.between(200, 1_500) };
-        self.at(delay, Happening::TrainerStarts(place));
-    }
-
-    fn fault(&mut self) {
-        let fault = Fault::draw(&mut self.dice, self.places.len());
-        self.faults[fault.kind()] += 1;
-        if self.verbose {
-            eprintln!("{:>7} ms  FAULT {fault:?}", self.now);
-        }
-        match fault {
-            Fault::Kill(place) => self.kill(place),
-            Fault::KillTwo(one, other) => {
-                self.kill(one);
-                self.kill(other);
-            }
-            Fault::KillAll => (0..self.places.len()).for_each(|place| self.kill(place)),
-            Fault::Hang(place, time) => {
-                let process = (place, self.places[place].life);
-                if self.alive(process) && self.places[place].hung.is_none() {
-                    self.places[place].hung = Some(VecDeque::new());
-                    self.at(time, Happening::Resume(process));
-                }
-            }
-            Fault::Cut(place, time) => {
-                self.places[place].cut_until = self.places[place].cut_until.max(self.now + time);
-                if time > STREAM_DIES
-                    && let Some(stream) = self.places[place].stream
-                {
-                    self.at(STREAM_DIES, Happening::StreamBroken(stream));
-                    self.at(time.max(10_000), Happening::UpBroken(stream));
-                }
-                self.at(time, Happening::Mend(place));
-            }
-            Fault::Break(place) => {
-                if let Some(stream) = self.places[place].stream {
-                    let delay = self.latency();
-                    self.at(delay, Happening::StreamBroken(stream));
-                    let delay = self.delay_up(stream);
-                    self.at(delay, Happening::UpBroken(stream));
-                }
-            }
-            Fault::Coordinator => self.kill_coordinator(),
-            Fault::DiskFull(time) => {
-                self.disk_full_until = self.disk_full_until.max(self.now + time);
-                self.at(time, Happening::DiskMended);
-            }
-            Fault::Tear => {
-                if let Some((step, mut last)) = self.disk.checkpoints.pop_last() {
-                    // What is damaged after the end is nobody's here.
-                    last.2 = step < self.truth.config.run.steps;
-                    self.disk.checkpoints.insert(step, last);
-                }
-            }
-            Fault::Join => self.join(),
-        }
-        let next = if self.dice.one_in(4) { self.dice.below(300) } else { self.dice.between(300, 4_000) };
-        if self.now + next < self.trouble {
-            self.at(next, Happening::Fault);
-        }
-    }
-
-    fn kill_coordinator(&mut self) {
-        if let Some(life) = self.coordinator.take() {
-            life.replay();
-            // The next one may not know of a generation that this one opened last; both cannot go on under one coordinator.
-            self.peers.newest = 0;
-            for place in 0..self.places.len() {
-                if let Some(stream) = self.places[place].stream {
-                    let delay = self.latency();
-                    self.at(delay, Happening::StreamBroken(stream));
-                }
-            }
-            let delay = self.dice.between(50, 2_500);
-            self.at(delay, Happening::CoordinatorStarts);
-        }
-    }
-
-    fn join(&mut self) {
-        if self.places.len() > 8 {
-            return;
-        }
-        self.places.push(Place {
-            life: 0,
-            trainer: None,
-            stream: None,
-            generation: 0,
-            hung: None,
-            cut_until: 0,
-            aside: false,
-        });
-        let place = self.places.len() - 1;
-        self.at(1, Happening::TrainerStarts(place));
-    }
-
-    /// One bit of one trainer's state.
-    fn flip(&mut self) {
-        self.faults[10] += 1;
-        let place = self.dice.below(self.places.len() as u64) as usize;
-        let bit = self.dice.below(60);
-        if self.verbose {
-            eprintln!("{:>7} ms  FLIP of bit {bit} at trainer {place}", self.now);
-        }
-        if let Some(state) = self.places[place].trainer.as_mut().and_then(|trainer| trainer.state.as_mut()) {
-            state.1 ^= 1 << bit;
-        }
-    }
-}
-
-impl Surroundings for World {
-    fn dice(&mut self) -> &mut Dice {
-        &mut self.dice
-    }
-
-    fn truth(&self) -> &Truth {
-        &self.truth
-    }
-
-    fn peer_state(&self, step: u64) -> u64 {
-        if step == 0 {
-            return self.truth.states[0];
-        }
-        let held = self.places.iter().filter_map(|place| place.trainer.as_ref()?.state);
-        held.filter(|(held, _)| *held == step).map(|(_, state)| state).next().unwrap_or(self.truth.states[step as usize])
-    }
-
-    fn read_checkpoint(&self, step: u64) -> Option<u64> {
-        if step == 0 {
-            return Some(self.truth.states[0]);
-        }
-        self.disk.checkpoints.get(&step).filter(|(.., damaged)| !damaged).map(|(state, ..)| *state)
-    }
-
-    fn committed(&mut self, step: u64, state: u64) {
-        if !self.flips {
-            assert_eq!(state, self.truth.states[step as usize + 1], "step {step} was committed to another state");
         }
     }
 }

@@ -18,6 +18,8 @@ use crate::state::State;
 
 const WEIGHTS: &str = "weights.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
+/// A folder that is being written is this old only if nobody writes it any more.
+const ABANDONED: std::time::Duration = std::time::Duration::from_secs(1800);
 
 /// What a checkpoint says beside its tensors.
 #[derive(Clone, Debug)]
@@ -46,7 +48,9 @@ pub fn write(run: &Path, state: &State, equilibrium: &Equilibrium, about: &Prove
     let name = RunDir::step_name(state.step);
     let folder = run.join("checkpoints");
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    let aside = folder.join(format!(".writing-{name}"));
+    // Two may write the same step at once, where one was cut off in the middle of it.
+    let aside = folder.join(format!(".writing-{name}-{}", std::process::id()));
+    remove_abandoned(&folder);
     let place = folder.join(&name);
     let written = write_aside(&aside, state, equilibrium, about).and_then(|()| put_in_place(&aside, &place));
     if written.is_err() {
@@ -54,6 +58,22 @@ pub fn write(run: &Path, state: &State, equilibrium: &Equilibrium, about: &Prove
     }
     written.with_context(|| format!("cannot write checkpoint {}", place.display()))?;
     Ok(Path::new("checkpoints").join(name))
+}
+
+/// Removes what trainers left that were killed while they wrote: nobody takes this long.
+fn remove_abandoned(folder: &Path) {
+    let old = |path: &Path| {
+        let age = path.metadata().and_then(|m| m.modified()).ok().and_then(|at| at.elapsed().ok());
+        age.is_some_and(|age| age > ABANDONED)
+    };
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let abandoned = entries.filter(|path| {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        name.starts_with(".writing-") && old(path)
+    });
+    for path in abandoned {
+        let _ = fs::remove_dir_all(path);
+    }
 }
 
 fn write_aside(aside: &Path, state: &State, equilibrium: &Equilibrium, about: &Provenance<'_>) -> Result<()> {

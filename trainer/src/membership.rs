@@ -40,6 +40,8 @@ pub struct Membership<'a> {
     session: &'a Session,
     coordinator: String,
     state: Option<State>,
+    /// The generation it is in, or was in last.
+    generation: u64,
 }
 
 /// Why a wait for peers or for a state ended early.
@@ -53,7 +55,13 @@ impl<'a> Membership<'a> {
     /// Holding nothing yet.
     #[must_use]
     pub fn new(session: &'a Session, coordinator: &str) -> Self {
-        Self { session, coordinator: coordinator.into(), state: None }
+        Self { session, coordinator: coordinator.into(), state: None, generation: 0 }
+    }
+
+    /// The generation it was in last.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation
     }
 
     /// Writes the held state, which nobody goes on from.
@@ -77,6 +85,7 @@ impl<'a> Membership<'a> {
         generation: u64,
         opened: &wire::GenerationOpened,
     ) -> Result<Left> {
+        self.generation = generation;
         let place = Place { rank: opened.rank, world: opened.world_size, lanes: trainer.config.run.lanes };
         if place.world == 0 || place.rank >= place.world || place.my_lanes().is_empty() {
             bail!("the coordinator gave rank {} of {} over {} lanes", place.rank, place.world, place.lanes);
@@ -137,7 +146,7 @@ impl<'a> Membership<'a> {
             End::Severed(why) => self.leave(Broken::Severed(why)),
             End::Regroup => {
                 tracing::info!("the generation ends in order: more trainers are there");
-                self.session.say(Say::Held);
+                self.session.say(Say::Held(self.generation));
                 Left::Again
             }
             end @ (End::Stop(_) | End::Lost(_)) => Left::End(end),
@@ -149,7 +158,7 @@ impl<'a> Membership<'a> {
         match broken {
             Broken::Halted(reason) => {
                 tracing::warn!(reason, step = self.state.as_ref().map(|state| state.step.0), "halted");
-                self.session.say(Say::Held);
+                self.session.say(Say::Held(self.generation));
                 Left::Again
             }
             Broken::Severed(why) => {

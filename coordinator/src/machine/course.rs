@@ -87,17 +87,17 @@ impl Course {
             promised: BTreeMap::new(),
             last: None,
             recorded: plan.recorded,
-            recorded_lineage: 0,
+            recorded_lineage: plan.lineage,
             asked: Asked::default(),
             checkpoints: plan.checkpoints.clone(),
             ordered: BTreeMap::new(),
-            agreed: plan.digested.min(plan.recorded).max(equilibrium.step),
+            agreed: plan.digested,
             unproven: None,
             stopping: None,
-            lineage: 0,
+            lineage: plan.lineage,
             rollbacks: plan.rollbacks,
             watch: Watch::over(plan.recent.iter().copied()),
-            origin: Equilibrium::start(&plan.config.optimizer),
+            origin: plan.origin(),
             least: equilibrium.step,
             void: BTreeSet::new(),
             caught_up: false,
@@ -316,9 +316,9 @@ impl Course {
     /// The states above `step` are void: nothing of them may be gone on from.
     pub(super) fn step_back(&mut self, step: Step) {
         self.lineage += 1;
-        let above = self.checkpoints.split_off(&step.next());
-        let ordered = self.ordered.split_off(&step.next());
-        self.void.extend(above.into_keys().chain(ordered.into_keys()));
+        // What is reported lies on the disk, and is put aside there; what is not may be written yet.
+        self.checkpoints.split_off(&step.next());
+        self.void.extend(self.ordered.split_off(&step.next()).into_keys());
     }
 
     /// The checkpoints that may go now that the newest is known to be sound: all but the newest `run.keep_checkpoints`, those

@@ -85,6 +85,7 @@ impl Machine {
             }
             return Ok(());
         }
+        self.course.void.remove(&step);
         self.course.checkpoints.insert(step, ordered.equilibrium);
         // Old checkpoints go only once this one has brought forth finite losses: a diverged state must not push out
         // the last good ones.

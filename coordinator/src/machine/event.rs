@@ -332,8 +332,8 @@ pub enum Act {
     },
     /// Forget the steps from this one on: they are computed again.
     Rewind(Step),
-    /// Checkpoints above this step hold a fault, and go.
-    Discard(Step),
+    /// The run goes back: checkpoints above this step hold a fault, and go. For the journal, before anything else is done.
+    Back(Back),
     /// This checkpoint is damaged: put it aside.
     SetAside(Step),
     /// Keep an event; the reason is its text.
@@ -416,6 +416,17 @@ pub enum Message {
         /// Whether nobody is to take its place.
         set_aside: bool,
     },
+}
+
+/// The run goes back.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Back {
+    /// To this step.
+    pub to: Step,
+    /// How often it has gone back, this time included.
+    pub lineage: u64,
+    /// The learning rate from there on, where a guard lowers it.
+    pub rate: Option<f64>,
 }
 
 /// The place of the receiver in a new generation.

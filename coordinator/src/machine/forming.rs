@@ -97,11 +97,11 @@ impl Machine {
         let standing = match returning.claim {
             Some(_) if valid => Standing::Working,
             Some(_) => Standing::Leaving,
-            None => Standing::Outside(returning.step.filter(|_| returning.lineage == self.course.lineage)),
+            None => Standing::Outside(returning.step),
         };
         let id = self.members.insert(hello, from, standing, now);
         if let Some(member) = self.members.get_mut(id) {
-            member.remembers = returning.remembers;
+            (member.remembers, member.lineage) = (returning.remembers, returning.lineage);
         }
         let came = format!("{} of {} trainers are there", self.members.len(), self.plan.world);
         let held = match (returning.claim, returning.step) {
@@ -210,14 +210,14 @@ impl Machine {
             out.push(Decision { act: Act::Drop(before), why: format!("{who} has another stream") });
         }
         let Some(member) = self.members.get_mut(id) else { return };
-        member.remembers = returning.remembers;
+        (member.remembers, member.lineage) = (returning.remembers, returning.lineage);
         let place = returning.claim.map(|claim| (claim.generation, Some(claim.rank)));
         let still = member.standing == Standing::Working && place == Some((self.generation, member.rank));
         let was_working = member.standing == Standing::Working;
         if !still {
             member.standing = match returning.claim {
                 Some(_) => Standing::Leaving,
-                None => Standing::Outside(returning.step.filter(|_| returning.lineage == self.course.lineage)),
+                None => Standing::Outside(returning.step),
             };
         }
         let generation = if still { self.generation } else { Generation(0) };
@@ -335,9 +335,12 @@ impl Machine {
         };
         let step = self.course.step();
         let mut running = Running::new(&self.plan, &self.course, world.clone(), Orders::default(), now);
-        let mut ordered = steps.iter().filter(|past| past.given.orders.digest).map(|past| past.given.equilibrium.step.next());
-        let digested = self.plan.digested;
-        ordered.by_ref().filter(|step| *step > digested).for_each(|step| running.digests.expect(step));
+        // Trainers say their last two digests again; of older ones nobody will.
+        let ordered = steps.iter().filter(|past| past.given.orders.digest).map(|past| past.given.equilibrium.step.next());
+        let missing: Vec<Step> = ordered.filter(|step| *step > self.plan.digested).collect();
+        for step in &missing[missing.len().saturating_sub(2)..] {
+            running.digests.expect(*step);
+        }
         self.phase = Phase::Running(Box::new(running));
         let why = format!(
             "generation {} goes on with its {} trainers at step {step}, after a restart of the coordinator",
@@ -386,8 +389,20 @@ impl Machine {
             return;
         }
         let waited = now.saturating_sub(forming.since);
+        if let Some(reason) = self.course.asked.stop()
+            && self.members.len() == 0
+            && waited > super::RETURN_WAIT
+        {
+            let why = format!("stopped on request ({reason}): no trainer is there; {}", self.how_to_resume());
+            return self.end(false, self.course.newest_checkpoint(), why, out);
+        }
         if waited <= self.plan.forming_timeout {
             return;
+        }
+        // A run that was under way goes on with fewer: the others may be set aside.
+        if self.plan.generation > Generation(0) && self.members.len() >= self.plan.config.run.min_trainers as usize {
+            let text = format!("{} of {} trainers came", self.members.len(), self.plan.world);
+            return self.regroup_after_restart(text, now, out);
         }
         let text = format!(
             "{} of {} trainers came within {:.0} s; {}",

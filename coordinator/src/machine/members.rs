@@ -34,8 +34,12 @@ pub(super) struct Member {
     /// Its place in the generation that is open or was last, if it had one.
     pub(super) rank: Option<Rank>,
     pub(super) standing: Standing,
+    /// How often the run had gone back before the state it holds.
+    pub(super) lineage: u64,
     /// The first step that it can recall, as of when it came.
     pub(super) remembers: Step,
+    /// It is left out until then.
+    pub(super) benched_until: Duration,
     /// When it came.
     pub(super) since: Duration,
     /// When it last said anything.
@@ -93,6 +97,14 @@ impl Member {
         (self.hello.node, self.hello.local_rank)
     }
 
+    /// The state it holds outside any generation, unless the run has gone back since.
+    pub(super) fn holds(&self, lineage: u64) -> Option<Step> {
+        match self.standing {
+            Standing::Outside(step) => step.filter(|_| self.lineage == lineage),
+            _ => None,
+        }
+    }
+
     pub(super) fn is_leaving(&self) -> bool {
         self.standing == Standing::Leaving
     }
@@ -132,7 +144,9 @@ impl Members {
             connection,
             rank: None,
             standing,
+            lineage: 0,
             remembers: Step(0),
+            benched_until: Duration::ZERO,
             since: now,
             heard: now,
             heartbeat: None,

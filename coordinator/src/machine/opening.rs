@@ -12,6 +12,9 @@ use super::regrouping::Start;
 use super::running::Running;
 use super::{Decisions, Machine, Phase, send};
 
+/// Checkpoints that may be under way at once: more than any writer has.
+const MOST_ORDERED: usize = 8;
+
 impl Machine {
     /// Opens the next generation over these, in rank order.
     pub(super) fn open_generation(&mut self, world: Vec<MemberId>, start: Start, now: Duration, out: &mut Decisions) {
@@ -49,6 +52,11 @@ impl Machine {
         let (heals, healed) = self.heals(&world, step, from_checkpoint);
         // Ordered by a coordinator before this one, of whoever it was.
         self.course.ordered.retain(|_, ordered| ordered.writer.is_some());
+        // Whoever was to write this state may have been halted before it handed it over; a second report does no harm.
+        self.course.ordered.remove(&step);
+        while self.course.ordered.len() > MOST_ORDERED {
+            self.course.ordered.pop_first();
+        }
         let due = self.course.due_at(step);
         if due.stop {
             self.course.stopping = Some(step);
@@ -101,7 +109,7 @@ impl Machine {
             return (heals, 0);
         }
         let holds = |id: &MemberId| {
-            self.members.get(*id).is_some_and(|member| member.standing == Standing::Outside(Some(step)))
+            self.members.get(*id).is_some_and(|member| member.holds(self.course.lineage) == Some(step))
         };
         let (holders, needy): (Vec<usize>, Vec<usize>) = (0..world.len()).partition(|&place| holds(&world[place]));
         if holders.is_empty() || needy.is_empty() {

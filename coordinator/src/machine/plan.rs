@@ -34,8 +34,12 @@ pub struct Plan {
     pub digested: Step,
     /// The last steps before the one it goes on from, for the guards.
     pub recent: Vec<StepRecord>,
-    /// How often a guard has made the run go back so far.
+    /// How often the run has gone back so far.
+    pub lineage: u64,
+    /// How often a guard made it do so.
     pub rollbacks: u32,
+    /// The learning rate at step 0, where a guard lowered it.
+    pub origin_rate: Option<f64>,
     /// The last generation there was.
     pub generation: Generation,
     /// Go on from the checkpoint even if its hashes are wrong.
@@ -131,6 +135,13 @@ impl Plan {
     /// The equilibrium of the first step.
     #[must_use]
     pub fn start(&self) -> Equilibrium {
-        self.resume.as_ref().map_or_else(|| Equilibrium::start(&self.config.optimizer), |resume| resume.equilibrium)
+        self.resume.as_ref().map_or_else(|| self.origin(), |resume| resume.equilibrium)
+    }
+
+    /// The equilibrium of step 0.
+    #[must_use]
+    pub fn origin(&self) -> Equilibrium {
+        let start = Equilibrium::start(&self.config.optimizer);
+        Equilibrium { rate: self.origin_rate.unwrap_or(start.rate), ..start }
     }
 }

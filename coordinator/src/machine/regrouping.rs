@@ -16,6 +16,10 @@ use super::members::{Member, MemberId, Standing};
 use super::setbacks::Accused;
 use super::{Decisions, HELD_WAIT, MOST_FRUITLESS, Machine, Phase, SAVE_WAIT, send};
 
+/// Fruitless generations after which the newest member is left out, and for how long.
+const BENCH_AFTER: u32 = 4;
+const BENCH: Duration = Duration::from_secs(300);
+
 /// Why a generation ends.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Cause {
@@ -68,6 +72,8 @@ pub(super) struct Regrouping {
     pub(super) evidence: BTreeMap<MemberId, Digest>,
     /// Those whose digest differed, and whether the others are the majority, until that is settled.
     pub(super) accused: Option<(Vec<Accused>, bool)>,
+    /// Whether it was looked at who might be left out.
+    benched: bool,
     /// The run ends after this, for this reason.
     ending: Option<String>,
     saving: Option<(MemberId, Step, Duration)>,
@@ -86,6 +92,7 @@ impl Regrouping {
             back_to: None,
             evidence: BTreeMap::new(),
             accused: None,
+            benched: false,
             ending: None,
             saving: None,
         }
@@ -203,9 +210,8 @@ impl Machine {
         now: Duration,
         out: &mut Decisions,
     ) -> Result<(), String> {
-        // A state from before the run went back is void.
-        let step = step.filter(|_| lineage == self.course.lineage);
         let Some(member) = self.members.get_mut(from) else { return Ok(()) };
+        member.lineage = lineage;
         let was_working = member.standing == Standing::Working;
         member.standing = Standing::Outside(step);
         match &mut self.phase {
@@ -224,6 +230,11 @@ impl Machine {
             Phase::Running(_) | Phase::Ended { .. } => {}
         }
         Ok(())
+    }
+
+    /// One lost its peers while the generation was to end in order: the others may wait for it in vain.
+    pub(super) fn severed_in_order(&mut self, from: MemberId, now: Duration, out: &mut Decisions) {
+        self.one_fewer(from, now, out);
     }
 
     /// One of the members is gone while a generation is to open.
@@ -254,7 +265,7 @@ impl Machine {
 
     /// Opens the next generation if nothing more is to be waited for; else does what comes before it.
     pub(super) fn try_open(&mut self, now: Duration, out: &mut Decisions) {
-        let Phase::Regrouping(regrouping) = &self.phase else {
+        let Phase::Regrouping(regrouping) = &mut self.phase else {
             return;
         };
         if self.members.iter().any(|member| member.is_leaving() && member.rank.is_some()) {
@@ -266,22 +277,74 @@ impl Machine {
         if regrouping.accused.is_some() {
             return self.settle_accusation(now, out);
         }
+        if !regrouping.benched {
+            regrouping.benched = true;
+            self.bench_the_newest(now, out);
+        }
+        let Phase::Regrouping(regrouping) = &self.phase else {
+            return;
+        };
         let lanes = self.plan.config.run.lanes as usize;
-        let mut world = self.members.outside();
-        world.truncate(lanes);
+        let world = self.eligible(lanes, now);
         if let Some(reason) = regrouping.ending.clone() {
-            return self.save_and_end(&world, &reason, now, out);
+            return self.save_and_end(&world, &reason, true, now, out);
         }
         let enough = (self.plan.config.run.min_trainers as usize).min(lanes).max(1);
         let rejoin = Duration::from_secs_f64(self.plan.config.run.rejoin_wait);
         let wanted = regrouping.wanted.min(lanes);
         let waiting = now < regrouping.settle_until.max(regrouping.since + rejoin);
+        if let Some(reason) = self.course.asked.stop()
+            && world.len() < enough
+            && !world.is_empty()
+        {
+            let reason = format!("stopped on request ({reason}) with {} of {enough} trainers there", world.len());
+            return self.save_and_end(&world, &reason, false, now, out);
+        }
         if world.len() < enough || (world.len() < wanted && waiting) || (self.fruitless > 1 && now < regrouping.settle_until) {
             return;
         }
         let back_to = regrouping.back_to;
         let Some(start) = self.choose_start(&world, back_to, now, out) else { return };
         self.open_generation(world, start, now, out);
+    }
+
+    /// Those who may be in the next generation, in the order of their places: those who hold the most if there are too many.
+    fn eligible(&self, lanes: usize, now: Duration) -> Vec<MemberId> {
+        let held = |id: &MemberId| self.members.get(*id).and_then(|member| member.holds(self.course.lineage));
+        let mut world = self.members.outside();
+        let place = |id: &MemberId| self.members.get(*id).map(Member::place);
+        let on_the_bench = |id: &MemberId| self.members.get(*id).is_some_and(|member| member.benched_until > now);
+        if world.iter().any(|id| !on_the_bench(id)) {
+            world.retain(|id| !on_the_bench(id));
+        }
+        if world.len() > lanes {
+            world.sort_by_key(|id| (Reverse(held(id)), place(id)));
+            world.truncate(lanes);
+            world.sort_by_key(place);
+        }
+        world
+    }
+
+    /// Generation after generation ends before its first step: the one that came last is left out for a while. It may be one
+    /// that the others cannot reach.
+    fn bench_the_newest(&mut self, now: Duration, out: &mut Decisions) {
+        let enough = (self.plan.config.run.min_trainers as usize).max(1);
+        let outside = self.members.outside();
+        if self.fruitless < BENCH_AFTER || !self.fruitless.is_multiple_of(BENCH_AFTER) || outside.len() <= enough {
+            return;
+        }
+        let newest = outside.iter().filter_map(|id| self.members.get(*id)).max_by_key(|member| member.since);
+        let Some(id) = newest.map(|member| member.id) else { return };
+        let text = format!(
+            "{} generations in a row ended before their first step: {}, which came last, is left out for {} s",
+            self.fruitless,
+            self.members.describe(id),
+            BENCH.as_secs()
+        );
+        if let Some(member) = self.members.get_mut(id) {
+            member.benched_until = now + BENCH;
+        }
+        out.push(Decision { act: Act::Note(self.note("warning", None)), why: text });
     }
 
     /// The step to go on from, and whether from a checkpoint; nothing while someone is asked for what led to it.
@@ -295,10 +358,7 @@ impl Machine {
         if let Some(step) = back_to {
             return Some(Start::Checkpoint(step));
         }
-        let held = |id: &MemberId| match self.members.get(*id)?.standing {
-            Standing::Outside(Some(step)) => Some(step),
-            _ => None,
-        };
+        let held = |id: &MemberId| self.members.get(*id)?.holds(self.course.lineage);
         let on_disk = self.course.newest_checkpoint();
         // Nobody can be more than one step ahead of a coordinator that was there all the time.
         let newest = self.course.step();
@@ -319,12 +379,12 @@ impl Machine {
 
     fn recall(&mut self, holder: MemberId, from: Step, now: Duration, out: &mut Decisions) {
         let Phase::Regrouping(regrouping) = &mut self.phase else { return };
-        let Some(Member { standing: Standing::Outside(Some(step)), connection, .. }) = self.members.get(holder) else {
-            return;
-        };
-        regrouping.recalling = Some((holder, *step, now + HELD_WAIT));
+        let Some(member) = self.members.get(holder) else { return };
+        let Some(step) = member.holds(self.course.lineage) else { return };
+        let connection = member.connection;
+        regrouping.recalling = Some((holder, step, now + HELD_WAIT));
         let why = format!("{} holds step {step}, the highest, and is asked for what led there", self.members.describe(holder));
-        send(out, vec![*connection], Message::Recall(from), why);
+        send(out, vec![connection], Message::Recall(from), why);
     }
 
     /// A member brings what led to its state.
@@ -460,16 +520,13 @@ impl Machine {
     }
 
     /// The run is to end: the highest state that is held is written first, if it is not on the disk yet.
-    fn save_and_end(&mut self, world: &[MemberId], reason: &str, now: Duration, out: &mut Decisions) {
-        let held = |id: &MemberId| match self.members.get(*id)?.standing {
-            Standing::Outside(Some(step)) => Some(step),
-            _ => None,
-        };
+    fn save_and_end(&mut self, world: &[MemberId], reason: &str, failed: bool, now: Duration, out: &mut Decisions) {
+        let held = |id: &MemberId| self.members.get(*id)?.holds(self.course.lineage);
         let on_disk = self.course.newest_checkpoint();
         let best = world.iter().filter_map(|id| Some((held(id)?, *id))).max_by_key(|(step, id)| (*step, Reverse(*id)));
         let Some((step, holder)) = best.filter(|(step, _)| *step > on_disk) else {
             let why = format!("{reason}; {}", self.how_to_resume());
-            return self.end(true, on_disk, why, out);
+            return self.end(failed, on_disk, why, out);
         };
         let Some(given) = self.course.given(step) else {
             return self.recall(holder, self.course.recall_from().min(step), now, out);

@@ -99,7 +99,6 @@ impl Running {
         self.earlier = Some(std::mem::replace(&mut self.losses, StepLosses::new(state, lanes)));
         let seconds = now.saturating_sub(self.since).as_secs_f64();
         self.since = now;
-        self.fruitful = true;
         self.pace.push_back(now);
         if self.pace.len() > PACE {
             self.pace.pop_front();
@@ -177,6 +176,7 @@ impl Machine {
         let settled = self.members.iter().any(|member| {
             member.rank.is_none()
                 && matches!(member.standing, Standing::Outside(_))
+                && member.benched_until <= now
                 && now.saturating_sub(member.since) >= JOIN_SETTLE
         });
         let next = self.course.newest();
@@ -188,6 +188,7 @@ impl Machine {
         let why = format!("step {step} is complete");
         send(out, self.members.connections_of(&running.world), Message::Equilibrium(next), why);
         let seconds = running.turn(next, done, now);
+        running.fruitful = true;
         let config = &self.plan.config.run;
         let images_per_second = running.images_per_second(f64::from(config.lanes) * f64::from(config.batch));
         if done.checkpoint {
@@ -350,7 +351,8 @@ impl Machine {
             return;
         };
         let busy = |id: &MemberId| self.members.get(*id).is_some_and(Member::is_busy);
-        if !blamed.iter().any(busy) {
+        let owes_the_last = self.course.stopping.is_some() && !blamed.is_empty();
+        if !owes_the_last && !blamed.iter().any(busy) {
             // All wait for each other: it is their connections that are lost.
             return self.end_generation(Cause::Lost(text), now, out);
         }

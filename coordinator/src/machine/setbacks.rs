@@ -9,7 +9,7 @@ use began::Step;
 use began::config::{GuardAction, OnCorruption};
 use began::guard::{Firing, Kind};
 
-use super::event::{Act, Decision, Digest};
+use super::event::{Act, Back, Decision, Digest};
 use super::members::{MemberId, Standing};
 use super::regrouping::Cause;
 use super::{Decisions, Machine, Note, Phase};
@@ -55,20 +55,21 @@ impl Machine {
         };
         let accused = who.iter().filter_map(accused).collect();
         let sound = self.course.agreed.min(Step(step.0.saturating_sub(1)));
-        let to = self.step_back(sound, &text, out);
+        let (to, _) = self.step_back(sound, None, &text, out);
         self.end_generation(Cause::Back { text, to, accused: Some((accused, clear)) }, now, out);
     }
 
-    /// All states above `sound` are void; the checkpoint to go on from.
-    fn step_back(&mut self, sound: Step, text: &str, out: &mut Decisions) -> Step {
+    /// All states above `sound` are void; the checkpoint to go on from, and its learning rate if that is another by `factor`.
+    fn step_back(&mut self, sound: Step, factor: Option<f64>, text: &str, out: &mut Decisions) -> (Step, Option<f64>) {
         let to = self.course.checkpoint_up_to(sound);
         self.course.step_back(to);
+        let rate = factor.map(|factor| self.course.lower_rate(to, factor));
         for member in self.members.iter_mut().filter(|member| matches!(member.standing, Standing::Outside(_))) {
             member.standing = Standing::Outside(None);
         }
         let why = format!("{text}; the run goes back to step {to}, the last checkpoint from before");
-        out.push(Decision { act: Act::Discard(to), why });
-        to
+        out.push(Decision { act: Act::Back(Back { to, lineage: self.course.lineage, rate }), why });
+        (to, rate)
     }
 
     /// Everyone has said what it holds: the one that differed is named down to the tensor, and put out if that is wanted.
@@ -128,9 +129,9 @@ impl Machine {
         self.course.rollbacks += 1;
         let before = Step(trouble_from.0.saturating_sub(1));
         let target = self.course.regular_checkpoint_up_to(before);
-        let to = self.step_back(target, &text, out);
-        let rate = self.course.lower_rate(to, guard.rate_factor);
-        let text = format!("{text}; rollback {} to step {to}, with the learning rate {rate:.3e}", self.course.rollbacks);
+        let (to, rate) = self.step_back(target, Some(guard.rate_factor), &text, out);
+        let rate = rate.map_or(String::new(), |rate| format!(", with the learning rate {rate:.3e}"));
+        let text = format!("{text}; rollback {} to step {to}{rate}", self.course.rollbacks);
         out.push(Decision { act: Act::Note(note), why: text.clone() });
         self.end_generation(Cause::Back { text, to, accused: None }, now, out);
     }

@@ -107,7 +107,7 @@ impl Run {
             }
             Ok(End::Lost(reason)) => {
                 tracing::error!(reason, "the coordinator is gone");
-                VICTIM
+                EXPELLED
             }
             Ok(other) => bail!("left the run in the middle: {other:?}"),
             Err(error) => {
@@ -160,7 +160,7 @@ impl Run {
                 Some(Incoming::News(News::Opened(generation, opened))) => return Ok(Ok((generation, *opened))),
                 Some(Incoming::News(News::Halt(reason))) => {
                     tracing::warn!(reason, "halted");
-                    session.say(Say::Held);
+                    session.say(Say::Held(membership.generation()));
                 }
                 Some(Incoming::News(News::WriteCheckpoint(equilibrium))) => {
                     membership.write_held(trainer, &from_wire(&equilibrium))?;

@@ -18,6 +18,11 @@ fn one_differs(steps: u64, change: impl FnOnce(&mut crate::machine::Plan)) -> (S
     (stage, out)
 }
 
+/// Whether the run goes back to step `to`.
+fn went_back(out: &Decisions, to: u64) -> bool {
+    out.iter().any(|decision| matches!(&decision.act, Act::Back(back) if back.to == Step(to)))
+}
+
 fn evidence(step: u64, of_m: &str) -> Option<Digest> {
     let tensor = |name: &str, digest: &str| (name.to_owned(), digest.to_owned());
     let tensors = vec![tensor("generator.weight", "a"), tensor("generator.weight.m", of_m), tensor("k", "c")];
@@ -39,7 +44,7 @@ fn a_digest_that_differs_names_the_trainer_and_the_tensor_and_goes_back_to_the_c
     assert!(found[0].starts_with("rank 1 (node 0, local rank 1") && found[0].contains("digest of step 15"), "{found:?}");
     assert!(!found[0].contains("rank 0 (") && !found[0].contains("rank 2 ("), "{found:?}");
     // All agreed on step 10, so the checkpoint of step 8 is from before.
-    assert!(has(&out, &Act::Discard(Step(8))));
+    assert!(went_back(&out, 8));
     assert!((0..3).all(|index| stage.heard(&out, index) == [Message::Halt { digest: true }]));
     let out = all_leave(&mut stage, 15);
     let named = notes(&out, "corruption");
@@ -149,7 +154,7 @@ fn the_digest_of_the_state_a_generation_begins_with_finds_one_that_received_it_w
     assert_eq!(opening(&stage.leaves(2)), Some((2, 12, 2)));
     stage.digest(0, 12, "wrong");
     let out = stage.digest(2, 12, "right");
-    assert!(has(&out, &Act::Discard(Step(8))), "{out:?}");
+    assert!(went_back(&out, 8), "{out:?}");
 }
 
 #[test]
@@ -211,7 +216,7 @@ fn a_diverged_run_goes_back_with_a_lower_rate_where_that_is_wanted() {
     let rate = stage.truth.equilibria[0].rate;
     let out = diverges(&mut stage, 16);
     // The state of step 16 gave the loss, so its checkpoint may be unsound already.
-    assert!(has(&out, &Act::Discard(Step(8))));
+    assert!(went_back(&out, 8));
     let said = notes(&out, "guard");
     assert!(said[0].contains("training diverged") && said[0].contains("rollback 1 to step 8"), "{said:?}");
     stage.leaves(0);

@@ -144,7 +144,7 @@ impl Stage {
             Act::Open { generation, .. } => self.disk.generation = *generation,
             Act::Prune(steps) => self.disk.checkpoints.retain(|step, _| !steps.contains(step)),
             Act::SetAside(step) => self.disk.checkpoints.retain(|other, _| other != step),
-            Act::Discard(step) => self.disk.checkpoints.retain(|other, _| other <= step),
+            Act::Back(back) => self.disk.checkpoints.retain(|other, _| *other <= back.to),
             _ => {}
         }
     }
