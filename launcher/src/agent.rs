@@ -85,6 +85,8 @@ pub async fn run(args: AgentArgs) -> Result<u8> {
 struct Place {
     local_rank: u32,
     restarts: Restarts,
+    /// The furthest step a trainer in it has committed.
+    furthest: Option<u64>,
     state: State,
     /// How the last trainer in it ended.
     last: Exit,
@@ -117,6 +119,7 @@ impl Node {
             match Trainer::start(&self.args, local_rank, &self.ears) {
                 Ok(trainer) => self.places.push(Place {
                     local_rank,
+                    furthest: None,
                     restarts: Restarts::new(restarts::TRAINER, self.args.restarts),
                     state: State::Running(trainer),
                     last: Exit { code: Some(0), signal: None },
@@ -149,7 +152,11 @@ impl Node {
         let Some(place) = self.places.iter_mut().find(|place| place.local_rank == local_rank) else { return };
         match heard {
             Heard::Committed { step, .. } => {
-                place.restarts.progressed();
+                // Steps that are computed again are no progress: a place that dies at the same step each time is given up.
+                if Some(step) > place.furthest {
+                    place.furthest = Some(step);
+                    place.restarts.progressed();
+                }
                 report::send(&Report::Committed { rank: self.args.first_rank + local_rank, step });
             }
             Heard::Ended { exit, .. } => {

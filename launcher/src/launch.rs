@@ -4,6 +4,7 @@
 //! It decides nothing itself. It runs on the main thread, and it never returns while a process that it started lives,
 //! unless that process withstood KILL.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -116,8 +117,10 @@ struct Launch<'a> {
     news: mpsc::UnboundedReceiver<News>,
     teller: mpsc::UnboundedSender<News>,
     seen: mpsc::UnboundedReceiver<Body>,
-    /// The newest step that was seen: a watch that is taken up again may show it once more.
+    /// The furthest step that was seen: a watch that is taken up again may show it once more.
     step: Option<u64>,
+    /// The furthest step that a trainer of each node has committed.
+    committed: BTreeMap<u32, u64>,
 }
 
 struct Agent {
@@ -198,6 +201,7 @@ impl<'a> Launch<'a> {
             teller,
             seen,
             step: None,
+            committed: BTreeMap::new(),
         })
     }
 
@@ -246,7 +250,11 @@ impl<'a> Launch<'a> {
             Body::Progress(progress) => {
                 let step = progress.step;
                 show.progress(progress, Instant::now());
-                (self.step.replace(step) != Some(step)).then_some(Happened::Stepped)
+                // A step that is computed again is no progress.
+                (Some(step) > self.step).then(|| {
+                    self.step = Some(step);
+                    Happened::Stepped
+                })
             }
             Body::Event(event) => {
                 show.event(&event);
@@ -302,7 +310,13 @@ impl<'a> Launch<'a> {
                 None
             }
             Report::Started { .. } => None,
-            Report::Committed { .. } => Some(Happened::Committed { node }),
+            Report::Committed { step, .. } => {
+                let furthest = self.committed.entry(node).or_default();
+                (step > *furthest).then(|| {
+                    *furthest = step;
+                    Happened::Committed { node }
+                })
+            }
             Report::Exited { end, asked } => Some(Happened::TrainerEnded(gone(end), Then::Nothing { asked })),
             Report::Restarting { end, in_seconds, attempt, allowed } => {
                 let pause = Duration::try_from_secs_f64(in_seconds).unwrap_or_default();
