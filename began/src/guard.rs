@@ -72,13 +72,13 @@ impl Watch {
             self.records.pop_front();
         }
         let fired = [self.jump(guard), self.pinned(guard), self.rising(guard)];
-        fired.into_iter().flatten().filter(|firing| firing.action != GuardAction::Off).max_by_key(|firing| {
-            match firing.action {
-                GuardAction::Off => 0,
-                GuardAction::Warn => 1,
-                GuardAction::Rollback => 2,
-                GuardAction::Stop => 3,
-            }
+        fired.into_iter().flatten().filter(|firing| firing.action != GuardAction::Off).max_by_key(|firing| match firing
+            .action
+        {
+            GuardAction::Off => 0,
+            GuardAction::Warn => 1,
+            GuardAction::Rollback => 2,
+            GuardAction::Stop => 3,
         })
     }
 
@@ -199,10 +199,7 @@ mod tests {
     #[test]
     fn k_at_a_bound_fires_every_so_many_steps_and_not_for_the_first_step_of_a_run() {
         let k = |step: u64| if step < 8 { 0.0 } else { 0.3 };
-        assert_eq!(
-            fired((0..9).map(|step| record(step, 1.0, k(step), 1.0))),
-            [(3, Kind::Pinned), (6, Kind::Pinned)]
-        );
+        assert_eq!(fired((0..9).map(|step| record(step, 1.0, k(step), 1.0))), [(3, Kind::Pinned), (6, Kind::Pinned)]);
     }
 
     #[test]
@@ -215,12 +212,16 @@ mod tests {
 
     #[test]
     fn a_watch_that_was_rewound_fires_as_if_nothing_had_been() {
-        let all: Vec<StepRecord> = (0..9).map(|step| record(step, if step >= 6 { 3.0 } else { 1.0 }, 0.5, 1.0)).collect();
+        let all: Vec<StepRecord> =
+            (0..9).map(|step| record(step, if step >= 6 { 3.0 } else { 1.0 }, 0.5, 1.0)).collect();
         let mut watch = Watch::over(all[..6].iter().copied());
         assert!(watch.observe(all[6], &guard(), 100).is_some());
         watch.rewind(Step(4));
-        let again: Vec<u64> =
-            all[4..].iter().filter(|record| watch.observe(**record, &guard(), 100).is_some()).map(|r| r.step.0).collect();
+        let again: Vec<u64> = all[4..]
+            .iter()
+            .filter(|record| watch.observe(**record, &guard(), 100).is_some())
+            .map(|r| r.step.0)
+            .collect();
         assert_eq!(again, [6]);
     }
 

@@ -38,7 +38,8 @@ pub struct Drawn {
 /// through an f32 unharmed).
 #[must_use]
 pub fn drawn_by_lane(samples: impl IntoIterator<Item = (u32, u64)>) -> u64 {
-    samples.into_iter().fold(0x6261_7463, |hash, (shard, index)| mix(mix(hash, u64::from(shard)), index)) & 0xffff_ffff_ffff
+    samples.into_iter().fold(0x6261_7463, |hash, (shard, index)| mix(mix(hash, u64::from(shard)), index))
+        & 0xffff_ffff_ffff
 }
 
 /// What tells which samples all lanes drew in a step; `lanes` in lane order.

@@ -123,7 +123,10 @@ mod tests {
     fn a_run_that_went_back_twice_is_known_as_that() {
         let mut events = vec![event("digest", 10, 1, String::new()), back(8, 1, Some(2.5e-5))];
         let history = History::of(&events);
-        assert_eq!((history.lineage, history.rollbacks, history.agreed, history.pending), (1, 1, Step(8), Some(Step(8))));
+        assert_eq!(
+            (history.lineage, history.rollbacks, history.agreed, history.pending),
+            (1, 1, Step(8), Some(Step(8)))
+        );
         assert!(history.allows(Step(8)) && !history.allows(Step(16)));
         events.push(event("generation", 8, 2, String::new()));
         events.push(event("digest", 10, 2, String::new()));

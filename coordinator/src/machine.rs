@@ -33,8 +33,8 @@ use began::{Generation, Rank, Step};
 
 pub use clock::Clock;
 pub use event::{
-    Act, Action, Activity, Back, Body, Claim, ConnectionId, Decision, Digest, Event, Given, Heal, Heartbeat, Hello, Lease,
-    Message, Note, Opened, Orders, Past, Returning, Said, Ticket, TrainerId, Written,
+    Act, Action, Activity, Back, Body, Claim, ConnectionId, Decision, Digest, Event, Given, Heal, Heartbeat, Hello,
+    Lease, Message, Note, Opened, Orders, Past, Returning, Said, Ticket, TrainerId, Written,
 };
 pub use plan::{Plan, PlanError, Resume};
 pub use status::{Status, TrainerView};

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use began::order::{OrderError, SampleOrder};
 use began::Step;
+use began::order::{OrderError, SampleOrder};
 use began_data::DataError;
 use began_proto::v1::DESCRIPTORS;
 use began_proto::v1::coordinator_server::CoordinatorServer;
@@ -23,8 +23,8 @@ pub use crate::actor::Outcome;
 use crate::actor::{Actor, INCOMING, Input};
 use crate::exchange::Exchange;
 use crate::history::History;
-use crate::machine::{Action, Machine, Plan, PlanError, Resume};
 use crate::inputs::InputLog;
+use crate::machine::{Action, Machine, Plan, PlanError, Resume};
 use crate::recorder::{Recorder, Recording, wall_clock};
 use crate::service::Face;
 use crate::watchers::Watchers;
@@ -260,13 +260,7 @@ impl Coordinator {
 }
 
 /// Puts together what the machine starts from.
-fn plan(
-    run: &RunDir,
-    name: &str,
-    data_digest: &str,
-    journal: &Journal,
-    options: &Options,
-) -> Result<Plan, StartError> {
+fn plan(run: &RunDir, name: &str, data_digest: &str, journal: &Journal, options: &Options) -> Result<Plan, StartError> {
     let config = run.config()?;
     let path = Path::new(&config.data.path);
     let data = began_data::Manifest::load(path)?;
@@ -313,7 +307,7 @@ fn plan(
         resume,
         checkpoints: checkpoints.iter().map(|checkpoint| (checkpoint.step, checkpoint.state.equilibrium)).collect(),
         // Generations count on over launches, so that the journal can tell them apart.
-generation: history.generation,
+        generation: history.generation,
         accept_changed_checkpoint: options.accept_changed_checkpoint,
         forming_timeout: options.forming_timeout,
         resume_command: format!("launcher resume {}", run.path().display()),

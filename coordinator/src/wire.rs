@@ -84,9 +84,7 @@ pub fn said(message: proto::TrainerMessage) -> Result<Said, String> {
         Wire::CheckpointUnusable(unusable) => {
             Body::Unusable(Written { step: step(unusable.step)?, error: clean(&unusable.reason, TEXT) })
         }
-        Wire::Failure(failure) => {
-            Body::Failure { reason: clean(&failure.reason, TEXT), for_all: failure.for_all }
-        }
+        Wire::Failure(failure) => Body::Failure { reason: clean(&failure.reason, TEXT), for_all: failure.for_all },
     };
     let generation = Generation(bounded("generation", message.generation)?);
     Ok(Said { run: clean(&message.run, NAME), generation, body })
@@ -165,7 +163,9 @@ pub fn action(request: &proto::ControlRequest) -> Result<Action, String> {
         Wire::Stop => Ok(Action::Stop),
         Wire::Sample => Ok(Action::Sample),
         Wire::Note => Ok(Action::Note),
-        Wire::Unspecified => Err(format!("there is no action {}: expected checkpoint, stop, sample or note", request.action)),
+        Wire::Unspecified => {
+            Err(format!("there is no action {}: expected checkpoint, stop, sample or note", request.action))
+        }
     }
 }
 

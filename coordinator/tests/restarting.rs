@@ -55,7 +55,8 @@ impl Scene {
 
     /// Kills the coordinator in the middle of the run; the trainers, whose streams broke.
     async fn cut_short(&mut self, [a, b]: [Training; 2]) -> Result<[Trainer; 2]> {
-        while began_record::Journal::read(&self.run.dir()?).and_then(|j| j.steps()).map_or(0, |steps| steps.len()) < 100 {
+        while began_record::Journal::read(&self.run.dir()?).and_then(|j| j.steps()).map_or(0, |steps| steps.len()) < 100
+        {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         self.process.kill()?;

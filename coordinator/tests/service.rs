@@ -7,8 +7,8 @@ use began_proto::v1::exchange_request::Op;
 use began_proto::v1::trainer_message::Body as Up;
 use began_proto::v1::watch_event::Body as Seen;
 use began_proto::v1::{
-    CheckpointWritten, ControlRequest, Equilibrium, ExchangeGet, ExchangePair, ExchangeRequest, ExchangeSet, Held, Hello,
-    LaneLosses, PastStep, Ready, Recalled, StateDigest, StatusRequest, StepLosses, TensorDigest, TrainerMessage,
+    CheckpointWritten, ControlRequest, Equilibrium, ExchangeGet, ExchangePair, ExchangeRequest, ExchangeSet, Held,
+    Hello, LaneLosses, PastStep, Ready, Recalled, StateDigest, StatusRequest, StepLosses, TensorDigest, TrainerMessage,
     WatchRequest,
 };
 use began_record::{Journal, RunDir};
@@ -263,7 +263,10 @@ async fn hostile_messages_change_nothing() -> Result {
     // Whoever claims a past that nobody can have had changes nothing either.
     let liar = Hello { generation: u64::MAX, rank: 7, world_size: 3, lineage: u64::MAX, ..hello(5, 5) };
     let refused = Trainer::join(address, liar.clone(), &run.path()).await;
-    assert!(refused.is_err_and(|why| why.to_string().contains("which no run can reach")), "a hello that makes no sense is answered");
+    assert!(
+        refused.is_err_and(|why| why.to_string().contains("which no run can reach")),
+        "a hello that makes no sense is answered"
+    );
     let liar = Hello { generation: 1 << 40, lineage: 0, step: Some(3), given: Some(Equilibrium::default()), ..liar };
     let _liar = Trainer::join(address, liar, &run.path()).await?;
     let stop = stopped(trainer.train(u64::MAX).await?)?;

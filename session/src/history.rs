@@ -43,7 +43,8 @@ impl History {
         if self.past.back().is_some_and(|last| step_of(last) + 1 != step.0) {
             self.past.clear();
         }
-        let lane = |(lane, l): (u32, &LaneLosses)| wire::LaneLosses { lane, real: l.real, fake: l.fake, drawn: l.drawn };
+        let lane =
+            |(lane, l): (u32, &LaneLosses)| wire::LaneLosses { lane, real: l.real, fake: l.fake, drawn: l.drawn };
         self.past
             .push_back(PastStep { equilibrium: Some(*equilibrium), losses: (0..).zip(losses).map(lane).collect() });
         if self.past.len() > MOST {
@@ -121,7 +122,10 @@ mod tests {
         assert_eq!(steps(&recalled), [5, 6]);
         let past = &recalled.steps[1];
         assert_eq!(past.equilibrium, Some(equilibrium(6, 0)));
-        assert_eq!(past.losses.iter().map(|l| (l.lane, l.real, l.fake)).collect::<Vec<_>>(), [(0, 6.0, 0.0), (1, 6.0, 1.0)]);
+        assert_eq!(
+            past.losses.iter().map(|l| (l.lane, l.real, l.fake)).collect::<Vec<_>>(),
+            [(0, 6.0, 0.0), (1, 6.0, 1.0)]
+        );
         assert_eq!(recalled.given, [equilibrium(7, 0)]);
     }
 

@@ -83,11 +83,10 @@ impl Life {
             disk.checkpoints.remove(&step);
         }
         let recorded = disk.steps.last_key_value().map_or(0, |(step, _)| step + 1);
-        let resume = disk
-            .checkpoints
-            .range(..=recorded)
-            .next_back()
-            .map(|(step, (_, equilibrium, _))| Resume { path: format!("checkpoints/{step}"), equilibrium: *equilibrium });
+        let resume = disk.checkpoints.range(..=recorded).next_back().map(|(step, (_, equilibrium, _))| Resume {
+            path: format!("checkpoints/{step}"),
+            equilibrium: *equilibrium,
+        });
         let plan = Plan {
             run: RUN.into(),
             config: truth.config.clone(),
@@ -116,7 +115,17 @@ impl Life {
             durable: durable.clone(),
         };
         let machine = Machine::new(plan.clone()).expect("a plan that holds");
-        Self { number, machine, letterhead, born: now, unwritten: Vec::new(), durable, plan, told: Vec::new(), ended: None }
+        Self {
+            number,
+            machine,
+            letterhead,
+            born: now,
+            unwritten: Vec::new(),
+            durable,
+            plan,
+            told: Vec::new(),
+            ended: None,
+        }
     }
 
     /// Tells the machine; what is to be done outside.
@@ -169,7 +178,12 @@ impl Life {
                     assert!(self.ended.is_none(), "a second end");
                     self.ended = Some((failed, why));
                 }
-                Act::Ignore(_) | Act::Note(_) | Act::Close(_) | Act::Lease { .. } | Act::Sample(_) | Act::Answer { .. } => {}
+                Act::Ignore(_)
+                | Act::Note(_)
+                | Act::Close(_)
+                | Act::Lease { .. }
+                | Act::Sample(_)
+                | Act::Answer { .. } => {}
             }
         }
         if opens {

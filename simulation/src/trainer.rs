@@ -154,13 +154,7 @@ impl Trainer {
         self.carry_out(outputs, now, world, wishes);
     }
 
-    fn carry_out(
-        &mut self,
-        outputs: Vec<Output>,
-        now: Duration,
-        world: &mut dyn Surroundings,
-        wishes: &mut Vec<Wish>,
-    ) {
+    fn carry_out(&mut self, outputs: Vec<Output>, now: Duration, world: &mut dyn Surroundings, wishes: &mut Vec<Wish>) {
         for output in outputs {
             match output {
                 Output::Connect => wishes.push(Wish::Connect),

@@ -148,15 +148,8 @@ impl World {
         if flips {
             config.run.digest_every = config.run.digest_every.max(2);
         }
-        let place = |_| Place {
-            life: 0,
-            trainer: None,
-            stream: None,
-            generation: 0,
-            hung: None,
-            cut_until: 0,
-            aside: false,
-        };
+        let place =
+            |_| Place { life: 0, trainer: None, stream: None, generation: 0, hung: None, cut_until: 0, aside: false };
         let mut all = Self {
             truth: Truth::of(config),
             now: 0,

@@ -168,7 +168,8 @@ impl Machine {
             return false;
         };
         let Some(last) = self.course.stopping else { return true };
-        let writes = self.course.ordered.get(&last).is_some_and(|ordered| ordered.writer.is_none_or(|writer| writer == id));
+        let writes =
+            self.course.ordered.get(&last).is_some_and(|ordered| ordered.writer.is_none_or(|writer| writer == id));
         writes || running.digests.missing().contains(&rank)
     }
 

@@ -336,7 +336,8 @@ impl Machine {
         let step = self.course.step();
         let mut running = Running::new(&self.plan, &self.course, world.clone(), Orders::default(), now);
         // Trainers say their last two digests again; of older ones nobody will.
-        let ordered = steps.iter().filter(|past| past.given.orders.digest).map(|past| past.given.equilibrium.step.next());
+        let ordered =
+            steps.iter().filter(|past| past.given.orders.digest).map(|past| past.given.equilibrium.step.next());
         let missing: Vec<Step> = ordered.filter(|step| *step > self.plan.digested).collect();
         for step in &missing[missing.len().saturating_sub(2)..] {
             running.digests.expect(*step);

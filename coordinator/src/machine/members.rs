@@ -137,8 +137,7 @@ impl Members {
         self.next += 1;
         self.by_connection.insert(connection, id);
         self.by_name.insert(hello.trainer.clone(), id);
-        let member =
-            Member {
+        let member = Member {
             id,
             hello,
             connection,
@@ -228,9 +227,8 @@ impl Members {
 
     /// Those outside any generation, in the order of (node, local rank).
     pub(super) fn outside(&self) -> Vec<MemberId> {
-        let outside = |&id: &MemberId| {
-            self.all.get(&id).is_some_and(|member| matches!(member.standing, Standing::Outside(_)))
-        };
+        let outside =
+            |&id: &MemberId| self.all.get(&id).is_some_and(|member| matches!(member.standing, Standing::Outside(_)));
         self.by_place.values().copied().filter(outside).collect()
     }
 

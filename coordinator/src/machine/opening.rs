@@ -43,7 +43,8 @@ impl Machine {
         }
         if step > self.course.recorded {
             let recorded = self.course.recorded;
-            let text = format!("steps {recorded} to {} are not in the journal: it was lost or damaged", Step(step.0 - 1));
+            let text =
+                format!("steps {recorded} to {} are not in the journal: it was lost or damaged", Step(step.0 - 1));
             out.push(Decision { act: Act::Note(self.note("warning", None)), why: text });
             self.course.recorded = step;
         }
@@ -108,9 +109,8 @@ impl Machine {
         if from_checkpoint || step.0 == 0 {
             return (heals, 0);
         }
-        let holds = |id: &MemberId| {
-            self.members.get(*id).is_some_and(|member| member.holds(self.course.lineage) == Some(step))
-        };
+        let holds =
+            |id: &MemberId| self.members.get(*id).is_some_and(|member| member.holds(self.course.lineage) == Some(step));
         let (holders, needy): (Vec<usize>, Vec<usize>) = (0..world.len()).partition(|&place| holds(&world[place]));
         if holders.is_empty() || needy.is_empty() {
             return (heals, 0);

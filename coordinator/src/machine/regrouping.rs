@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use began::Step;
 
-use super::event::{Act, Decision, Digest, Given, Message, Past};
 use super::course::Ordered;
+use super::event::{Act, Decision, Digest, Given, Message, Past};
 use super::members::{Member, MemberId, Standing};
 use super::setbacks::Accused;
 use super::{Decisions, HELD_WAIT, MOST_FRUITLESS, Machine, Phase, SAVE_WAIT, send};
@@ -300,7 +300,10 @@ impl Machine {
             let reason = format!("stopped on request ({reason}) with {} of {enough} trainers there", world.len());
             return self.save_and_end(&world, &reason, false, now, out);
         }
-        if world.len() < enough || (world.len() < wanted && waiting) || (self.fruitless > 1 && now < regrouping.settle_until) {
+        if world.len() < enough
+            || (world.len() < wanted && waiting)
+            || (self.fruitless > 1 && now < regrouping.settle_until)
+        {
             return;
         }
         let back_to = regrouping.back_to;
@@ -383,7 +386,10 @@ impl Machine {
         let Some(step) = member.holds(self.course.lineage) else { return };
         let connection = member.connection;
         regrouping.recalling = Some((holder, step, now + HELD_WAIT));
-        let why = format!("{} holds step {step}, the highest, and is asked for what led there", self.members.describe(holder));
+        let why = format!(
+            "{} holds step {step}, the highest, and is asked for what led there",
+            self.members.describe(holder)
+        );
         send(out, vec![connection], Message::Recall(from), why);
     }
 
@@ -474,7 +480,10 @@ impl Machine {
                 .collect();
             for id in late {
                 let waited = self.held_wait().as_secs();
-                let why = format!("{} did not say within {waited} s what it holds, and is put out", self.members.describe(id));
+                let why = format!(
+                    "{} did not say within {waited} s what it holds, and is put out",
+                    self.members.describe(id)
+                );
                 self.expel(id, false, why, out);
             }
         }
@@ -494,10 +503,11 @@ impl Machine {
         if let Some((whom, step, until)) = regrouping.saving
             && now > until
         {
+            let (ending, cause) = (regrouping.ending.clone(), regrouping.cause.clone());
             let who = self.members.describe(whom);
             let why = format!(
                 "{}; {who} did not write step {step} within {} s; {}",
-                regrouping.ending.clone().unwrap_or_default(),
+                ending.unwrap_or(cause),
                 SAVE_WAIT.as_secs(),
                 self.how_to_resume()
             );

@@ -214,13 +214,7 @@ impl Machine {
     }
 
     /// A step is complete: into the journal with it.
-    pub(super) fn record(
-        &mut self,
-        completed: Completed,
-        seconds: f64,
-        images_per_second: f64,
-        out: &mut Decisions,
-    ) {
+    pub(super) fn record(&mut self, completed: Completed, seconds: f64, images_per_second: f64, out: &mut Decisions) {
         let Completed { record, drawn, changed, .. } = completed;
         let (step, generation) = (record.step, self.generation);
         let why = format!("step {step} is complete");

@@ -121,7 +121,8 @@ impl Machine {
         let guard = self.plan.config.guard;
         let note = self.note("guard", None);
         if self.course.rollbacks >= guard.most_rollbacks {
-            let text = format!("{text}; the run went back {} times already (guard.most_rollbacks)", self.course.rollbacks);
+            let text =
+                format!("{text}; the run went back {} times already (guard.most_rollbacks)", self.course.rollbacks);
             out.push(Decision { act: Act::Note(note), why: text.clone() });
             let cause = if kind == Kind::NotFinite { Cause::End(text) } else { Cause::Hopeless(text) };
             return self.end_generation(cause, now, out);

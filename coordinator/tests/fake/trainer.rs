@@ -302,7 +302,8 @@ impl Trainer {
     }
 
     pub fn write_checkpoint(&self, given: &Equilibrium) -> Result<String> {
-        let stall = began::equilibrium::Stall { sum: given.stall_sum, count: given.stall_count, best: given.stall_best };
+        let stall =
+            began::equilibrium::Stall { sum: given.stall_sum, count: given.stall_count, best: given.stall_best };
         let equilibrium = began::Equilibrium { step: began::Step(given.step), k: given.k, rate: given.rate, stall };
         let state = CheckpointState {
             format: CHECKPOINT_FORMAT,

@@ -14,7 +14,10 @@ impl World {
         if self.verbose {
             let text = format!("{:?}", message.body);
             if !text.contains("Heartbeat") {
-                eprintln!("{:>7} ms  trainer {} says g{} {:.300}", self.now, stream.process.0, message.generation, text);
+                eprintln!(
+                    "{:>7} ms  trainer {} says g{} {:.300}",
+                    self.now, stream.process.0, message.generation, text
+                );
             }
         }
         let effects = coordinator.receive(ConnectionId(stream.number), message, now, &self.truth, &mut self.disk);
@@ -26,7 +29,13 @@ impl World {
             match effect {
                 Effect::Send(on, message) => {
                     if self.verbose {
-                        eprintln!("{:>7} ms    to stream {}: g{} {:.300}", self.now, on.0, message.generation, format!("{:?}", message.body));
+                        eprintln!(
+                            "{:>7} ms    to stream {}: g{} {:.300}",
+                            self.now,
+                            on.0,
+                            message.generation,
+                            format!("{:?}", message.body)
+                        );
                     }
                     if let Some(stream) = self.stream(on.0) {
                         let delay = self.delay_down(stream);

@@ -61,7 +61,11 @@ impl World {
     }
 
     /// Lets a trainer act, and grants what it wishes.
-    pub(super) fn with(&mut self, process: Process, act: impl FnOnce(&mut Trainer, Duration, &mut dyn Surroundings) -> Vec<Wish>) {
+    pub(super) fn with(
+        &mut self,
+        process: Process,
+        act: impl FnOnce(&mut Trainer, Duration, &mut dyn Surroundings) -> Vec<Wish>,
+    ) {
         if !self.alive(process) {
             return;
         }
@@ -174,7 +178,10 @@ impl Surroundings for World {
             return self.truth.states[0];
         }
         let held = self.places.iter().filter_map(|place| place.trainer.as_ref()?.state);
-        held.filter(|(held, _)| *held == step).map(|(_, state)| state).next().unwrap_or(self.truth.states[step as usize])
+        held.filter(|(held, _)| *held == step)
+            .map(|(_, state)| state)
+            .next()
+            .unwrap_or(self.truth.states[step as usize])
     }
 
     fn read_checkpoint(&self, step: u64) -> Option<u64> {

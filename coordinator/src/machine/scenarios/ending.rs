@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use began::{Rank, Step};
 
-use super::stage::{Stage, end, has, ignored, notes, opening, seconds};
+use super::decided::{end, has, ignored, notes, opening, seconds};
+use super::stage::Stage;
 use crate::machine::event::*;
 use crate::machine::{Decisions, SAMPLE_WAIT, SAVE_WAIT};
 
@@ -83,7 +84,9 @@ fn a_checkpoint_that_cannot_be_written_costs_the_run_only_at_its_end() {
     let mut stage = Stage::trained(1, 1, 7, |plan| plan.config.run.steps = 9);
     stage.losses_of(0, 7);
     let warned = stage.written(0, 8, "no space left on device");
-    assert!(end(&warned).is_none() && notes(&warned, "warning")[0].contains("no space left on device; the run goes on"));
+    assert!(
+        end(&warned).is_none() && notes(&warned, "warning")[0].contains("no space left on device; the run goes on")
+    );
     stage.losses_of(0, 8);
     stage.digest(0, 9, "d");
     let out = stage.written(0, 9, "no space left on device");
@@ -147,7 +150,10 @@ fn a_stop_with_a_grace_shorter_than_a_step_writes_the_state_that_is_held() {
     assert_eq!(orders, Orders { digest: true, checkpoint: true, stop: true, ..Orders::default() });
     let done = stage.obey(orders, 6);
     let (failed, step, why) = end(&done).expect("an end");
-    assert!(!failed && step == 6 && why.contains("stopped on request at step 6") && why.contains("resume from step 6"), "{why}");
+    assert!(
+        !failed && step == 6 && why.contains("stopped on request at step 6") && why.contains("resume from step 6"),
+        "{why}"
+    );
 }
 
 #[test]
@@ -180,6 +186,36 @@ fn a_stop_that_comes_while_a_generation_is_to_open_is_its_first_order() {
     let orders = stage.opened(&out, 0).unwrap().orders;
     assert!(orders.stop && orders.checkpoint);
     assert!(end(&stage.obey(orders, 3)).is_some_and(|(failed, step, _)| !failed && step == 3));
+}
+
+#[test]
+fn a_stop_that_comes_while_too_few_are_there_saves_what_they_hold() {
+    let mut stage = Stage::trained(2, 2, 3, |plan| plan.config.run.min_trainers = 2);
+    stage.kill(1);
+    stage.leaves(0);
+    stage.control(Action::Stop, Duration::ZERO);
+    let asked = stage.pass(seconds(0.1), &[0], Activity::Idle);
+    assert!(matches!(stage.heard(&asked, 0)[..], [Message::WriteCheckpoint(_)]));
+    let done = stage.written(0, 3, "");
+    let (failed, step, why) = end(&done).expect("an end");
+    assert!(
+        !failed && step == 3 && why.contains("with 1 of 2 trainers there") && why.contains("resume from step 3"),
+        "{why}"
+    );
+}
+
+#[test]
+fn one_that_was_to_save_for_a_stop_and_does_not_is_named_with_the_reason() {
+    let mut stage = Stage::trained(2, 2, 3, |plan| {
+        plan.config.run.min_trainers = 2;
+        plan.forming_timeout = seconds(120.0);
+    });
+    stage.kill(1);
+    stage.leaves(0);
+    stage.control(Action::Stop, Duration::ZERO);
+    let out = stage.pass(SAVE_WAIT + seconds(1.0), &[0], Activity::Write);
+    let (failed, _, why) = end(&out).expect("an end");
+    assert!(failed && why.starts_with("rank 1 (node 0") && why.contains("did not write step 3 within 90 s"), "{why}");
 }
 
 #[test]
@@ -216,7 +252,9 @@ fn a_step_that_stalls_puts_out_who_is_busy_and_not_who_waits() {
     assert_eq!(stage.heard(&out, 1)[0], Message::Stop { failed: true, expelled: true, set_aside: false });
     let lost = notes(&out, "lost");
     assert!(lost[0].contains("step 1 did not finish within 20 s (run.step_timeout)"), "{lost:?}");
-    assert!(lost[0].contains("waiting for data for 19.") && !lost[0].contains("rank 0 (") && !lost[0].contains("rank 2 ("));
+    assert!(
+        lost[0].contains("waiting for data for 19.") && !lost[0].contains("rank 0 (") && !lost[0].contains("rank 2 (")
+    );
     stage.leaves(0);
     assert_eq!(opening(&stage.leaves(2)), Some((2, 1, 2)));
 }
@@ -231,7 +269,11 @@ fn where_everyone_is_busy_it_is_not_a_trainer_that_hangs_and_the_run_ends_with_i
     assert!(matches!(stage.heard(&asked, 0)[..], [Message::WriteCheckpoint(_)]));
     let done = stage.written(0, 1, "");
     assert!(end(&done).is_some_and(|(failed, step, why)| {
-        failed && step == 1 && why.contains("rank 0") && why.contains("rank 1") && why.contains("did not finish within 20 s")
+        failed
+            && step == 1
+            && why.contains("rank 0")
+            && why.contains("rank 1")
+            && why.contains("did not finish within 20 s")
     }));
 }
 

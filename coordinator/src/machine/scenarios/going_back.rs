@@ -3,7 +3,8 @@
 use began::config::{GuardAction, OnCorruption};
 use began::{Lane, LaneLosses, Step};
 
-use super::stage::{Stage, end, has, notes, opening, seconds};
+use super::decided::{end, has, notes, opening, seconds};
+use super::stage::Stage;
 use crate::machine::Decisions;
 use crate::machine::event::*;
 
@@ -41,7 +42,10 @@ fn a_digest_that_differs_names_the_trainer_and_the_tensor_and_goes_back_to_the_c
     let (mut stage, out) = one_differs(15, |_| {});
     let found = notes(&out, "corruption");
     assert_eq!(found.len(), 1);
-    assert!(found[0].starts_with("rank 1 (node 0, local rank 1") && found[0].contains("digest of step 15"), "{found:?}");
+    assert!(
+        found[0].starts_with("rank 1 (node 0, local rank 1") && found[0].contains("digest of step 15"),
+        "{found:?}"
+    );
     assert!(!found[0].contains("rank 0 (") && !found[0].contains("rank 2 ("), "{found:?}");
     // All agreed on step 10, so the checkpoint of step 8 is from before.
     assert!(went_back(&out, 8));
@@ -101,7 +105,10 @@ fn one_that_differed_and_died_before_it_could_say_in_what_is_still_named_and_set
     stage.leaves_with(0, evidence(15, "b"));
     let out = stage.leaves_with(2, evidence(15, "b"));
     let named = notes(&out, "corruption");
-    assert!(named[0].starts_with("rank 1 (node 0, local rank 1") && named[0].contains("did not say in which tensor"), "{named:?}");
+    assert!(
+        named[0].starts_with("rank 1 (node 0, local rank 1") && named[0].contains("did not say in which tensor"),
+        "{named:?}"
+    );
     assert_eq!(opening(&out), Some((2, 8, 2)));
     assert!(matches!(stage.joins(101)[0].act, Act::Refuse(_)));
 }
@@ -246,6 +253,39 @@ fn a_run_goes_back_so_often_and_then_stops() {
     let out = diverges(&mut stage, 10);
     let (failed, _, why) = end(&out).expect("an end");
     assert!(failed && why.contains("the run went back 2 times already (guard.most_rollbacks)"), "{why}");
+}
+
+#[test]
+fn a_rate_that_was_lowered_stays_so_when_everything_dies_right_after() {
+    for (steps, to) in [(10, 8), (4, 0)] {
+        let mut stage = Stage::trained(2, 2, steps, guarded(GuardAction::Rollback));
+        stage.exact = false;
+        let rate = stage.truth.equilibria[0].rate;
+        diverges(&mut stage, steps);
+        stage.kill(0);
+        stage.kill(1);
+        for lives in 1..3 {
+            stage.restart(|_| {});
+            stage.joins(100 * lives);
+            let out = stage.joins(100 * lives + 1);
+            assert_eq!(opening(&out).map(|(_, step, _)| step), Some(to));
+            let opened = stage.opened(&out, 100 * lives).unwrap();
+            assert_eq!((opened.given.equilibrium.rate, opened.lineage), (0.5 * rate, 1));
+            stage.kill(100 * lives);
+            stage.kill(100 * lives + 1);
+        }
+    }
+}
+
+#[test]
+fn a_state_from_before_a_step_back_is_void_for_the_next_coordinator_too() {
+    let (mut stage, _) = one_differs(15, |_| {});
+    (0..3).for_each(|index| stage.trainer(index).leave());
+    stage.restart(|_| {});
+    (0..3).for_each(|index| drop(stage.comes_back(index)));
+    let out = stage.pass(seconds(2.5), &[0, 1, 2], Activity::Idle);
+    assert_eq!(opening(&out), Some((2, 8, 3)));
+    assert!((0..3).all(|index| stage.opened(&out, index).is_some_and(|opened| !opened.checkpoint.is_empty())));
 }
 
 #[test]

@@ -2,7 +2,8 @@
 
 use began::{Rank, Step};
 
-use super::stage::{Stage, end, notes, opening, seconds};
+use super::decided::{end, notes, opening, seconds};
+use super::stage::Stage;
 use crate::machine::JOIN_SETTLE;
 use crate::machine::event::*;
 
@@ -90,6 +91,19 @@ fn one_that_dies_instead_of_leaving_in_order_has_the_others_halted() {
     let out = stage.kill(0);
     assert!(stage.halted(&out, 1), "it may wait for a sum that never ends");
     assert_eq!(opening(&stage.leaves(1)), Some((2, 5, 2)));
+}
+
+#[test]
+fn one_whose_sum_fails_while_others_leave_in_order_has_them_halted_too() {
+    let mut stage = Stage::trained(2, 4, 3, |_| {});
+    stage.joins(2);
+    stage.pass(JOIN_SETTLE, &[0, 1, 2], Activity::Compute);
+    stage.step(3);
+    stage.step(4);
+    let out = stage.severed(0);
+    assert!(stage.halted(&out, 1));
+    stage.leaves(0);
+    assert_eq!(opening(&stage.leaves(1)), Some((2, 5, 3)));
 }
 
 #[test]

@@ -2,7 +2,8 @@
 
 use began::{Rank, Step};
 
-use super::stage::{Stage, end, has, notes, opening, seconds};
+use super::decided::{end, has, notes, opening, seconds};
+use super::stage::Stage;
 use crate::machine::event::*;
 use crate::machine::{HELD_WAIT, MOST_FRUITLESS};
 
@@ -285,7 +286,10 @@ fn a_world_that_breaks_before_every_first_step_is_given_more_and_more_time_and_t
         }
         pauses.push((stage.now - from).as_secs_f64());
     }
-    assert!(pauses[0] == 0.0 && pauses[1] > 0.3 && pauses[4] > 3.0 && pauses.iter().all(|pause| *pause < 5.1), "{pauses:?}");
+    assert!(
+        pauses[0] == 0.0 && pauses[1] > 0.3 && pauses[4] > 3.0 && pauses.iter().all(|pause| *pause < 5.1),
+        "{pauses:?}"
+    );
     stage.severed(0);
     stage.leaves(1);
     stage.leaves(0);
@@ -293,6 +297,55 @@ fn a_world_that_breaks_before_every_first_step_is_given_more_and_more_time_and_t
     assert!(end(&done).is_some_and(|(failed, step, why)| {
         failed && step == 3 && why.contains("40 generations in a row ended before they had done a step")
     }));
+}
+
+#[test]
+fn a_joiner_that_the_others_cannot_reach_is_left_out_for_a_while() {
+    let mut stage = Stage::trained(2, 3, 3, |_| {});
+    stage.joins(2);
+    stage.pass(seconds(0.2), &[0, 1, 2], Activity::Compute);
+    stage.step(3);
+    stage.step(4);
+    let mut out = [0, 1].map(|index| stage.leaves(index)).concat();
+    let mut sizes = Vec::new();
+    while sizes.last() != Some(&2) {
+        while opening(&out).is_none() {
+            out = stage.pass(seconds(0.025), &[0, 1, 2], Activity::Idle);
+        }
+        sizes.extend(opening(&out).map(|(.., world)| world));
+        if sizes.last() == Some(&3) {
+            stage.severed(2);
+            out = [0, 1, 2].map(|index| stage.leaves(index)).concat();
+        }
+        assert!(sizes.len() < 10, "{sizes:?}");
+    }
+    assert_eq!(sizes, [3, 3, 3, 3, 2]);
+    (5..8).for_each(|step| drop(stage.step(step)));
+    assert!(!stage.orders(0, 8).regroup);
+    // Later it is tried again: what was between them may be mended.
+    stage.pass(seconds(300.0), &[0, 1, 2], Activity::Compute);
+}
+
+#[test]
+fn of_more_trainers_than_lanes_those_that_hold_the_most_are_in_the_next_generation() {
+    let mut stage = Stage::trained(3, 3, 4, |_| {});
+    stage.kill(0);
+    // A replacement in the first place, and a spare, both holding nothing.
+    stage.joins(100);
+    stage.joins(3);
+    stage.leaves(1);
+    let out = stage.leaves(2);
+    assert_eq!(opening(&out), Some((2, 4, 3)));
+    let ranks = [100, 1, 2].map(|index| stage.opened(&out, index).map(|opened| opened.rank));
+    assert_eq!(ranks, [Some(Rank(0)), Some(Rank(1)), Some(Rank(2))]);
+    stage.kill(100);
+    stage.joins(200);
+    stage.leaves(1);
+    let out = stage.leaves(2);
+    let ranks = [200, 1, 2].map(|index| stage.opened(&out, index).map(|opened| opened.rank));
+    // There is a place for one of the two that hold nothing, and the first place comes first.
+    assert_eq!(ranks, [Some(Rank(0)), Some(Rank(1)), Some(Rank(2))]);
+    assert_eq!(stage.opened(&out, 3), None);
 }
 
 #[test]
@@ -304,7 +357,10 @@ fn a_trainer_whose_failure_any_other_would_share_ends_the_run_with_the_state_sav
     assert!(matches!(stage.heard(&asked, 0)[..], [Message::WriteCheckpoint(_)]));
     let done = stage.written(0, 4, "");
     let (failed, step, why) = end(&done).expect("an end");
-    assert!(failed && step == 4 && why.contains("shard-00002 is damaged") && why.contains("resume from step 4"), "{why}");
+    assert!(
+        failed && step == 4 && why.contains("shard-00002 is damaged") && why.contains("resume from step 4"),
+        "{why}"
+    );
 }
 
 #[test]

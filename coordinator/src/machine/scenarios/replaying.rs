@@ -4,7 +4,8 @@ use began::Step;
 use began::config::OnCorruption;
 use proptest::prelude::*;
 
-use super::stage::{Stage, end, opening, seconds};
+use super::decided::{end, opening, seconds};
+use super::stage::Stage;
 use crate::machine::event::*;
 use crate::machine::{HELD_WAIT, Machine};
 

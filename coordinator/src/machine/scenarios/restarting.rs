@@ -2,7 +2,8 @@
 
 use began::{Generation, Rank, Step};
 
-use super::stage::{Stage, end, has, notes, opening, seconds};
+use super::decided::{end, has, notes, opening, seconds};
+use super::stage::Stage;
 use crate::machine::event::*;
 use crate::machine::made_up::{hello, losses};
 
@@ -18,9 +19,13 @@ fn a_generation_that_comes_back_whole_goes_on_as_if_nothing_had_been() {
     assert_eq!(stage.heard(&second, 1)[1], Message::Recall(Step(5)));
     let out = stage.recalls(1, 5);
     assert_eq!(opening(&out), None);
-    assert!(notes(&out, "generation")[0].contains("generation 1 goes on with its 2 trainers at step 6, after a restart"));
+    assert!(
+        notes(&out, "generation")[0].contains("generation 1 goes on with its 2 trainers at step 6, after a restart")
+    );
     for index in 0..2 {
-        assert!(matches!(stage.heard(&out, index)[0], Message::Equilibrium(given) if given.equilibrium.step == Step(6)));
+        assert!(
+            matches!(stage.heard(&out, index)[0], Message::Equilibrium(given) if given.equilibrium.step == Step(6))
+        );
     }
     assert_eq!(stage.machine.generation(), Generation(1));
     let last = (6..30).map(|step| stage.step(step)).last().unwrap();
@@ -243,6 +248,42 @@ fn checkpoints_ahead_of_the_journal_are_not_gone_on_from() {
     assert!(!has(&out, &Act::Rewind(Step(8))));
     (8..18).for_each(|step| drop(stage.step(step)));
     assert_eq!(stage.disk.recorded, Step(18));
+}
+
+#[test]
+fn a_run_that_was_under_way_goes_on_with_fewer_where_the_others_never_come() {
+    let mut stage = Stage::trained(3, 3, 9, |_| {});
+    (0..3).for_each(|index| drop(stage.kill(index)));
+    stage.restart(|_| {});
+    stage.joins(100);
+    stage.joins(101);
+    assert_eq!(opening(&stage.pass(seconds(29.0), &[100, 101], Activity::Starting)), None);
+    let out = stage.pass(seconds(4.0), &[100, 101], Activity::Starting);
+    assert_eq!(opening(&out), Some((2, 8, 2)));
+}
+
+#[test]
+fn a_stop_reaches_a_run_that_nobody_comes_back_to() {
+    let mut stage = Stage::trained(2, 2, 9, |_| {});
+    (0..2).for_each(|index| drop(stage.kill(index)));
+    stage.restart(|_| {});
+    assert_eq!(end(&stage.control(Action::Stop, seconds(0.0))), None);
+    let out = stage.pass(seconds(2.5), &[], Activity::Idle);
+    let (failed, step, why) = end(&out).expect("an end");
+    assert!(!failed && step == 8 && why.contains("stopped on request") && why.contains("resume from step 8"), "{why}");
+}
+
+#[test]
+fn a_stop_waits_for_a_generation_that_comes_back_and_is_its_next_order() {
+    let mut stage = Stage::trained(2, 2, 9, |_| {});
+    stage.restart(|_| {});
+    stage.control(Action::Stop, seconds(0.0));
+    stage.comes_back(0);
+    stage.comes_back(1);
+    stage.recalls(1, 8);
+    stage.step(9);
+    assert!(stage.orders(0, 10).stop);
+    assert!(end(&stage.step(10)).is_some_and(|(failed, step, _)| !failed && step == 11));
 }
 
 #[test]

@@ -6,49 +6,10 @@ use std::time::{Duration, Instant};
 use began::lanes::lanes_of;
 use began::{Equilibrium, Generation, Rank, Step};
 
+use super::trainer::Trainer;
 use crate::machine::event::*;
 use crate::machine::made_up::{RUN, Truth, all_losses, hello, losses, plan};
 use crate::machine::{Decisions, Machine, Phase, Plan, Resume, Status};
-
-/// What one trainer knows.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Trainer {
-    stream: u64,
-    /// The generation it is in, or was in last.
-    generation: u64,
-    rank: u32,
-    world: u32,
-    /// It has its place, as far as it knows.
-    placed: bool,
-    pub(super) held: Option<Step>,
-    lineage: u64,
-    given: Vec<Given>,
-    past: Vec<Past>,
-}
-
-impl Trainer {
-    /// It is in no generation any more, and nobody heard of it yet.
-    pub(super) fn leave(&mut self) {
-        self.placed = false;
-    }
-
-    fn given(&self, step: Step) -> Option<Given> {
-        self.given.iter().find(|given| given.equilibrium.step == step).copied()
-    }
-
-    /// What it brings along on a new stream.
-    fn returning(&self) -> Returning {
-        let claim =
-            Claim { generation: Generation(self.generation), rank: Rank(self.rank), world: self.world };
-        Returning {
-            step: self.held,
-            claim: self.placed.then_some(claim),
-            given: self.given.last().copied(),
-            lineage: self.lineage,
-            remembers: self.past.first().map_or(self.held.unwrap_or_default(), |past| past.given.equilibrium.step),
-        }
-    }
-}
 
 /// What outlives a coordinator.
 #[derive(Clone, Debug, Default)]
@@ -57,6 +18,25 @@ pub(super) struct Disk {
     pub(super) digested: Step,
     pub(super) generation: Generation,
     pub(super) checkpoints: BTreeMap<Step, Equilibrium>,
+    lineage: u64,
+    rollbacks: u32,
+    origin_rate: Option<f64>,
+}
+
+impl Disk {
+    fn goes_back(&mut self, back: &Back) {
+        let Back { to, lineage, rate } = *back;
+        self.checkpoints.retain(|other, _| *other <= to);
+        self.lineage = lineage;
+        self.digested = self.digested.min(to);
+        if let Some(rate) = rate {
+            self.rollbacks += 1;
+            match self.checkpoints.get_mut(&to) {
+                Some(equilibrium) => equilibrium.rate = rate,
+                None => self.origin_rate = Some(rate),
+            }
+        }
+    }
 }
 
 /// See the module.
@@ -144,7 +124,7 @@ impl Stage {
             Act::Open { generation, .. } => self.disk.generation = *generation,
             Act::Prune(steps) => self.disk.checkpoints.retain(|step, _| !steps.contains(step)),
             Act::SetAside(step) => self.disk.checkpoints.retain(|other, _| other != step),
-            Act::Back(back) => self.disk.checkpoints.retain(|other, _| *other <= back.to),
+            Act::Back(back) => self.disk.goes_back(back),
             _ => {}
         }
     }
@@ -174,6 +154,7 @@ impl Stage {
         plan.digested = disk.digested;
         plan.generation = disk.generation;
         plan.checkpoints = disk.checkpoints.clone();
+        (plan.lineage, plan.rollbacks, plan.origin_rate) = (disk.lineage, disk.rollbacks, disk.origin_rate);
         change(&mut plan);
         let last = plan.checkpoints.range(..=plan.recorded).next_back();
         plan.resume = last.map(|(_, equilibrium)| Resume { path: "checkpoints/x".into(), equilibrium: *equilibrium });
@@ -423,71 +404,4 @@ impl Drop for Stage {
             self.replay();
         }
     }
-}
-
-impl Trainer {
-    fn take(&mut self, message: &Message, generation: u64) {
-        match message {
-            Message::Opened(opened) => {
-                let step = opened.given.equilibrium.step;
-                (self.generation, self.rank, self.world) = (generation, opened.rank.0, opened.world_size);
-                self.placed = true;
-                let receives = opened.heal.from.is_some() || !opened.checkpoint.is_empty() || step == Step(0);
-                if receives || opened.lineage != self.lineage {
-                    self.past.clear();
-                    self.held = receives.then_some(step);
-                }
-                assert_eq!(self.held, Some(step), "nobody gives it the state of step {step}");
-                self.lineage = opened.lineage;
-                self.past.retain(|past| past.given.equilibrium.step < step);
-                self.given = vec![opened.given];
-            }
-            Message::Equilibrium(given) if self.placed => {
-                if self.given.last().is_none_or(|newest| newest.equilibrium.step < given.equilibrium.step) {
-                    self.given.push(*given);
-                }
-            }
-            _ => {}
-        }
-    }
-}
-
-// ---- What was decided --------------------------------------------------------------------------------------------
-
-/// How the run ended: whether it failed, at which step, and why.
-pub(super) fn end(decisions: &Decisions) -> Option<(bool, u64, &str)> {
-    decisions.iter().find_map(|decision| match decision.act {
-        Act::End { failed, step } => Some((failed, step.0, decision.why.as_str())),
-        _ => None,
-    })
-}
-
-/// Why a message was dropped, where nothing else came of it.
-pub(super) fn ignored(decisions: &Decisions) -> Option<&str> {
-    match decisions.as_slice() {
-        [Decision { act: Act::Ignore(_), why }] => Some(why),
-        _ => None,
-    }
-}
-
-/// The texts of the notes of a kind.
-pub(super) fn notes<'a>(decisions: &'a Decisions, kind: &str) -> Vec<&'a str> {
-    let of_kind = |decision: &&'a Decision| matches!(&decision.act, Act::Note(note) if note.kind == kind);
-    decisions.iter().filter(of_kind).map(|decision| decision.why.as_str()).collect()
-}
-
-/// The generation that was opened, with the step it begins with and how many are in it.
-pub(super) fn opening(decisions: &Decisions) -> Option<(u64, u64, usize)> {
-    decisions.iter().find_map(|decision| match &decision.act {
-        Act::Open { generation, step, world } => Some((generation.0, step.0, world.len())),
-        _ => None,
-    })
-}
-
-pub(super) fn has(decisions: &Decisions, act: &Act) -> bool {
-    decisions.iter().any(|decision| decision.act == *act)
-}
-
-pub(super) fn seconds(seconds: f64) -> Duration {
-    Duration::from_secs_f64(seconds)
 }

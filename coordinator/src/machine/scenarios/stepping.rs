@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use began::{Generation, Lane, LaneLosses, Step};
 
-use super::stage::{Stage, end, has, ignored, notes, opening, seconds};
+use super::decided::{end, has, ignored, notes, opening, seconds};
+use super::stage::Stage;
 use crate::machine::event::*;
 use crate::machine::made_up::{hello, losses};
 
@@ -186,7 +187,10 @@ fn a_world_of_different_software_is_warned_of() {
     let other = Hello { software: "libtorch of tomorrow".into(), ..hello(1) };
     let out = stage.say_as(1, "", 0, Body::Hello(other, Box::default()));
     let warned = notes(&out, "warning");
-    assert!(matches!(warned[..], [text] if text.contains("libtorch of tomorrow") && text.contains("made up")), "{warned:?}");
+    assert!(
+        matches!(warned[..], [text] if text.contains("libtorch of tomorrow") && text.contains("made up")),
+        "{warned:?}"
+    );
 }
 
 #[test]
