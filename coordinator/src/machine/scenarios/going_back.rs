@@ -282,8 +282,7 @@ fn a_state_from_before_a_step_back_is_void_for_the_next_coordinator_too() {
     let (mut stage, _) = one_differs(15, |_| {});
     (0..3).for_each(|index| stage.trainer(index).leave());
     stage.restart(|_| {});
-    (0..3).for_each(|index| drop(stage.comes_back(index)));
-    let out = stage.pass(seconds(2.5), &[0, 1, 2], Activity::Idle);
+    let out = [0, 1, 2].map(|index| stage.comes_back(index)).concat();
     assert_eq!(opening(&out), Some((2, 8, 3)));
     assert!((0..3).all(|index| stage.opened(&out, index).is_some_and(|opened| !opened.checkpoint.is_empty())));
 }
