@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use began::config::GuardAction;
 use coordinator::replay::{Found, replay};
 use fake::process::Process;
 use fake::{End, Result, Run, Trainer, hello, stopped};
@@ -143,6 +144,35 @@ async fn a_journal_that_was_cut_in_the_middle_is_salvaged_and_the_run_goes_on() 
     let steps = began_record::Journal::read(&scene.run.dir()?)?.steps()?;
     let hole = (1..steps.len()).rev().find(|&at| steps[at].record.step != steps[at - 1].record.step.next());
     scene.run.journal_is_exact_from(hole.map_or(steps[0].record.step, |at| steps[at].record.step).0)
+}
+
+#[tokio::test]
+async fn a_rate_that_a_guard_lowered_is_still_low_after_everything_was_killed() -> Result {
+    let run = Run::new(1, |config| config.guard.not_finite = GuardAction::Rollback)?;
+    let mut process = Process::start(&run, 1, &[])?;
+    let mut trainer = Trainer::join(process.address()?, hello(0, 0), &run.path()).await?;
+    trainer.diverges_in = Some(12);
+    assert!(trainer.train(12).await?.is_none());
+    trainer.send_losses(12).await?;
+    trainer.opens_after(1).await?;
+    let lowered = 0.5 * run.config.optimizer.rate;
+    let goes_on = |trainer: &Trainer| {
+        let opened = trainer.opened.clone().unwrap_or_default();
+        (opened.step, opened.lineage, opened.equilibrium.map(|given| given.rate))
+    };
+    assert_eq!(goes_on(&trainer), (8, 1, Some(lowered)));
+    process.kill()?;
+    drop(trainer);
+
+    let mut process = Process::start(&run, 1, &[])?;
+    let mut fresh = Trainer::join(process.address()?, hello(0, 0), &run.path()).await?;
+    assert!(!stopped(fresh.train(u64::MAX).await?)?.failed);
+    assert_eq!(goes_on(&fresh), (8, 1, Some(lowered)));
+    assert_eq!(process.end().await?.0.code(), Some(0));
+    let steps = began_record::Journal::read(&run.dir()?)?.steps()?;
+    assert!(steps.len() == 20 && steps[8..].iter().all(|row| row.record.rate == lowered));
+    assert_eq!(replay(&run.path(), |_| {})?.differences, [""; 0]);
+    Ok(())
 }
 
 #[tokio::test]

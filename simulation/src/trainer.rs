@@ -271,11 +271,13 @@ impl Trainer {
     pub fn timer(&mut self, timer: &Timer, now: Duration, world: &mut dyn Surroundings) -> Vec<Wish> {
         let mut wishes = Vec::new();
         match *timer {
-            Timer::Computed(epoch, step) if epoch == self.epoch && self.at == At::Compute => {
-                if self.state.is_some_and(|(held, _)| held == step) {
-                    self.at = At::Equilibrium;
-                    self.go_on(now, world, &mut wishes);
-                }
+            Timer::Computed(epoch, step)
+                if epoch == self.epoch
+                    && self.at == At::Compute
+                    && self.state.is_some_and(|(held, _)| held == step) =>
+            {
+                self.at = At::Equilibrium;
+                self.go_on(now, world, &mut wishes);
             }
             Timer::Got(epoch) if epoch == self.epoch && self.at == At::Getting => {
                 let Some((_, opened)) = self.opened.clone() else { return wishes };

@@ -53,9 +53,8 @@ impl Mounted {
         let mut size = block.len();
         while size > 0 {
             // Ever smaller pieces, until not even one byte fits.
-            match file.write(&block[..size]) {
-                Ok(_) => {}
-                Err(_) => size /= 2,
+            if file.write_all(&block[..size]).is_err() {
+                size /= 2;
             }
         }
         Ok(path)

@@ -58,6 +58,8 @@ pub struct Trainer {
     pub opened: Option<GenerationOpened>,
     /// The equilibrium it was last given.
     pub given: Option<Equilibrium>,
+    /// In this step its losses are no numbers, once.
+    pub diverges_in: Option<u64>,
     /// The state it holds.
     pub held: Option<u64>,
     pub leases: usize,
@@ -96,6 +98,7 @@ impl Trainer {
             generation: 0,
             opened: None,
             given: None,
+            diverges_in: None,
             held: None,
             leases: 0,
             up,
@@ -222,7 +225,10 @@ impl Trainer {
 
     pub async fn send_losses(&mut self, step: u64) -> Result {
         self.said = Some(step);
-        let lanes = self.lanes().map(|lane| losses(step, lane)).collect();
+        let diverges = self.diverges_in.take_if(|at| *at == step).is_some();
+        let real = |lane: LaneLosses| if diverges { f64::NAN } else { lane.real };
+        let lanes = self.lanes().map(|lane| losses(step, lane));
+        let lanes = lanes.map(|lane| LaneLosses { real: real(lane), ..lane }).collect();
         let losses = StepLosses { step, lanes, step_seconds: 0.0, waited_seconds: 0.0 };
         self.say_and_keep("losses", Up::Losses(losses)).await
     }

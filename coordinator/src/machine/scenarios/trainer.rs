@@ -42,6 +42,10 @@ impl Trainer {
         }
     }
 
+    fn is_news(&self, given: &Given) -> bool {
+        self.given.last().is_none_or(|newest| newest.equilibrium.step < given.equilibrium.step)
+    }
+
     pub(super) fn take(&mut self, message: &Message, generation: u64) {
         match message {
             Message::Opened(opened) => {
@@ -58,11 +62,7 @@ impl Trainer {
                 self.past.retain(|past| past.given.equilibrium.step < step);
                 self.given = vec![opened.given];
             }
-            Message::Equilibrium(given) if self.placed => {
-                if self.given.last().is_none_or(|newest| newest.equilibrium.step < given.equilibrium.step) {
-                    self.given.push(*given);
-                }
-            }
+            Message::Equilibrium(given) if self.placed && self.is_news(given) => self.given.push(*given),
             _ => {}
         }
     }
