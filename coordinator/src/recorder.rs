@@ -18,6 +18,8 @@ use began_record::{Entry, InputsRow, Journal, Launch, RunDir, StepRow};
 const BATCH: Duration = Duration::from_millis(100);
 /// Between two attempts on a disk that refuses.
 const RETRY: Duration = Duration::from_secs(10);
+/// How long, and how often, the last entries of a run are tried on a disk that refuses.
+const LAST: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(1));
 /// Commands that may wait, and entries that are kept while the disk refuses.
 const QUEUE: usize = 1 << 16;
 /// Bytes of a sample grid that TensorBoard is given.
@@ -173,16 +175,36 @@ impl Desk {
             match commands.recv_timeout(next.saturating_duration_since(Instant::now())) {
                 Ok(Command::Record(record)) => self.take(record),
                 Err(RecvTimeoutError::Timeout) => {}
-                Ok(Command::Finish) | Err(RecvTimeoutError::Disconnected) => {
-                    self.retry = None;
-                    return self.write();
-                }
+                Ok(Command::Finish) | Err(RecvTimeoutError::Disconnected) => return self.write_the_last(),
             }
             if Instant::now() >= next {
                 self.write();
                 next = Instant::now() + BATCH;
             }
         }
+    }
+
+    /// What is left when the run is over; a disk that is full may get room again.
+    fn write_the_last(&mut self) {
+        let (limit, pause) = LAST;
+        let until = Instant::now() + limit;
+        loop {
+            self.retry = None;
+            self.write();
+            if self.unwritten.is_empty() {
+                return;
+            }
+            if Instant::now() >= until {
+                break;
+            }
+            thread::sleep(pause);
+        }
+        tracing::error!(
+            "the last {} entries of the journal are lost: {} could not be written for {} s",
+            self.unwritten.len(),
+            self.run.journal().display(),
+            limit.as_secs()
+        );
     }
 
     fn take(&mut self, record: Record) {
