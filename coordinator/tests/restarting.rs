@@ -24,7 +24,8 @@ type Training = JoinHandle<Result<(Trainer, Option<End>)>>;
 
 fn trains(mut trainer: Trainer) -> Training {
     tokio::spawn(async move {
-        let end = trainer.train(u64::MAX).await?;
+        // A stream may break while something is said on it.
+        let end = trainer.train(u64::MAX).await.unwrap_or_else(|error| Some(End::Lost(error.to_string())));
         Ok((trainer, end))
     })
 }
@@ -42,14 +43,16 @@ impl Scene {
     async fn set(steps: u64) -> Result<(Self, [Training; 2])> {
         let run = Run::new(4, |config| {
             config.run.steps = steps;
-            config.run.checkpoint_every = 500;
+            config.run.checkpoint_every = 400;
             config.run.digest_every = 100;
             config.run.heartbeat_timeout = 3.0;
         })?;
         let mut process = Process::start(&run, 2, &[])?;
         let address = process.address()?;
-        let a = Trainer::join(&address, hello(0, 0), &run.path()).await?;
-        let b = Trainer::join(&address, hello(1, 0), &run.path()).await?;
+        let mut a = Trainer::join(&address, hello(0, 0), &run.path()).await?;
+        let mut b = Trainer::join(&address, hello(1, 0), &run.path()).await?;
+        // A second in all, however fast the machine is: there is a middle to be killed in.
+        (a.pace, b.pace) = (Duration::from_millis(1), Duration::from_millis(1));
         let scene = Self { run, process, address };
         Ok((scene, [trains(a), trains(b)]))
     }
@@ -85,7 +88,7 @@ impl Scene {
 
 #[tokio::test]
 async fn a_killed_coordinator_goes_on_with_the_same_trainers_in_the_same_generation() -> Result {
-    let (mut scene, trainers) = Scene::set(3_000).await?;
+    let (mut scene, trainers) = Scene::set(1_000).await?;
     let [a, b] = scene.cut_short(trainers).await?;
     let before = (a.held, b.held);
     // They look for it before it is there.
@@ -103,7 +106,7 @@ async fn a_killed_coordinator_goes_on_with_the_same_trainers_in_the_same_generat
     // What the journal kept of both lives gives every decision again.
     let found = scene.replayed()?;
     assert_eq!((found.starts, found.generations, found.differences.as_slice()), (2, 1, &[][..]));
-    assert!(found.steps >= 2_900 && found.decisions > found.steps && found.events > found.steps, "{found:?}");
+    assert!(found.steps >= 900 && found.decisions > found.steps && found.events > found.steps, "{found:?}");
     let (code, said) = command(&["replay", &scene.run.path().to_string_lossy(), "--quiet"])?;
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("every decision came out again") && said.contains("over 2 starts"), "{said}");
@@ -112,7 +115,7 @@ async fn a_killed_coordinator_goes_on_with_the_same_trainers_in_the_same_generat
 
 #[tokio::test]
 async fn where_a_trainer_died_along_with_the_coordinator_the_other_goes_on_in_a_new_generation() -> Result {
-    let (mut scene, trainers) = Scene::set(1_500).await?;
+    let (mut scene, trainers) = Scene::set(1_000).await?;
     let [a, b] = scene.cut_short(trainers).await?;
     drop(b);
     scene.start_again()?;
@@ -127,7 +130,7 @@ async fn where_a_trainer_died_along_with_the_coordinator_the_other_goes_on_in_a_
 
 #[tokio::test]
 async fn a_journal_that_was_cut_in_the_middle_is_salvaged_and_the_run_goes_on() -> Result {
-    let (mut scene, trainers) = Scene::set(3_000).await?;
+    let (mut scene, trainers) = Scene::set(1_000).await?;
     let [a, b] = scene.cut_short(trainers).await?;
     let journal = scene.run.dir()?.journal();
     rusqlite::Connection::open(&journal)?.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
@@ -161,6 +164,10 @@ async fn a_rate_that_a_guard_lowered_is_still_low_after_everything_was_killed() 
         (opened.step, opened.lineage, opened.equilibrium.map(|given| given.rate))
     };
     assert_eq!(goes_on(&trainer), (8, 1, Some(lowered)));
+    // What is decided is in the journal a moment later; a run that dies before that has not gone back yet.
+    while run.events("back")?.is_empty() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     process.kill()?;
     drop(trainer);
 
@@ -232,7 +239,7 @@ async fn a_replay_of_a_damaged_row_is_a_difference_and_never_a_panic() -> Result
     let run = a_run().await?;
     let whole = replay(&run.path(), |_| {})?;
     let mut found_out = 0;
-    for place in 0..150 {
+    for place in 0..60 {
         let at = |data: &[u8]| place * 37 % data.len();
         change(&run.path(), 0, at, 0x80 >> (place % 8))?;
         let found = replay(&run.path(), |_| {})?;
@@ -240,7 +247,7 @@ async fn a_replay_of_a_damaged_row_is_a_difference_and_never_a_panic() -> Result
         change(&run.path(), 0, at, 0x80 >> (place % 8))?;
     }
     // Some bytes, as of a heartbeat, decide nothing.
-    assert!(found_out > 75, "{found_out} of 150");
+    assert!(found_out > 30, "{found_out} of 60");
     assert_eq!(replay(&run.path(), |_| {})?, whole);
     Ok(())
 }

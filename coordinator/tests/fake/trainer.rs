@@ -58,6 +58,8 @@ pub struct Trainer {
     pub opened: Option<GenerationOpened>,
     /// The equilibrium it was last given.
     pub given: Option<Equilibrium>,
+    /// How long a step takes it, at least.
+    pub pace: Duration,
     /// In this step its losses are no numbers, once.
     pub diverges_in: Option<u64>,
     /// The state it holds.
@@ -98,6 +100,7 @@ impl Trainer {
             generation: 0,
             opened: None,
             given: None,
+            pace: Duration::ZERO,
             diverges_in: None,
             held: None,
             leases: 0,
@@ -265,6 +268,7 @@ impl Trainer {
                 return Ok(None);
             }
             if self.working && !self.stopping && self.said != Some(step) {
+                tokio::time::sleep(self.pace).await;
                 self.send_losses(step).await?;
             }
             let held = self.held;
