@@ -19,7 +19,7 @@ const BATCH: Duration = Duration::from_millis(100);
 /// Between two attempts on a disk that refuses.
 const RETRY: Duration = Duration::from_secs(10);
 /// How long, and how often, the last entries of a run are tried on a disk that refuses.
-const LAST: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(1));
+const LAST: (Duration, Duration) = (Duration::from_secs(4), Duration::from_secs(1));
 /// Commands that may wait, and entries that are kept while the disk refuses.
 const QUEUE: usize = 1 << 16;
 /// Bytes of a sample grid that TensorBoard is given.

@@ -33,7 +33,7 @@ use crate::wire::Letterhead;
 /// What clients have to take their last messages in before their connections are cut.
 const GRACE: Duration = Duration::from_secs(2);
 /// What the record has to be written to the end, tries on a full disk included.
-const FLUSH: Duration = Duration::from_secs(13);
+const FLUSH: Duration = Duration::from_secs(10);
 /// An idle connection is asked for a sign of life this often.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 

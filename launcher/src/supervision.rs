@@ -24,7 +24,7 @@ pub const VERDICT: Duration = Duration::from_secs(5);
 /// How long ends are gathered after the coordinator's own, before the rest is asked to end.
 pub const GATHER: Duration = Duration::from_secs(2);
 /// How long the processes of an ended run may take to end by themselves.
-pub const SETTLE: Duration = Duration::from_secs(16);
+pub const SETTLE: Duration = Duration::from_secs(5);
 /// How long agents have after TERM before their stdin is closed, which shortens their trainers' time.
 pub const POLITE: Duration = Duration::from_secs(3);
 /// How long agents have after that before they are killed.
