@@ -3,7 +3,8 @@
 
 One thread on each side, the same network, batch and arithmetic, on this machine, taking turns; medians over the turns.
 began's figure is its whole training loop (reading batches, equilibrium, Adam); PyTorch's is the bare step.
-The first run makes a virtual environment with torch 2.11.0 from PyPI in .bench-venv (about 5 GB unpacked).
+The first run makes a virtual environment with torch 2.11.0 from PyPI in .bench-venv: without CUDA's
+libraries where there is a C compiler and nm, else about 5 GB.
 """
 import argparse
 import json
@@ -12,25 +13,11 @@ import pathlib
 import statistics
 import subprocess
 import sys
-import venv
+
+from torchrun import environment
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-VENV = ROOT / ".bench-venv"
 VARIANTS = ["shared-forward/fp32", "single-backward/fp32", "shared-forward/fp32+nhwc", "single-backward/fp32+nhwc"]
-
-
-def python():
-    """An interpreter with torch 2.11, made if need be."""
-    given = os.environ.get("BEGAN_BENCH_PYTHON")
-    if given:
-        return given
-    found = VENV / "bin" / "python"
-    if not (VENV / "complete").exists():
-        print("bench: making .bench-venv with torch 2.11.0 from PyPI", file=sys.stderr)
-        venv.create(VENV, with_pip=True, clear=True)
-        subprocess.run([found, "-m", "pip", "install", "--quiet", "torch==2.11.0", "numpy"], check=True)
-        (VENV / "complete").touch()
-    return str(found)
 
 
 def lines(command):
@@ -47,7 +34,8 @@ def main():
     shape = ["--size", a.size, "--filters", a.filters, "--latent", a.latent, "--batch", a.batch,
              "--warmup", 2, "--iters", a.iters]
     shape = [str(word) for word in shape]
-    torch = [python(), str(ROOT / "benches/reference/began_torch.py"), "bench", "--device", "cpu", "--rounds", "1", *shape]
+    reference = str(ROOT / "benches/reference/began_torch.py")
+    torch = [environment.python(), reference, "bench", "--device", "cpu", "--rounds", "1", *shape]
     ours = [str(ROOT / "bin/trainer"), "bench", "--no-coordinator", "--rounds", "1", *shape]
     seen = {}
     for turn in range(a.turns):
