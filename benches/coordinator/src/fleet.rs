@@ -302,12 +302,13 @@ impl Live {
                 *self.shared.run.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = message.run;
             }
             Some(Down::Opened(opened)) => {
-                tell(Seen::Opened(message.generation));
                 let lanes = began::lanes::lanes_of(began::Rank(opened.rank), opened.world_size, self.lanes);
                 self.shared.generation.store(message.generation, Ordering::SeqCst);
                 self.shared.lanes.store((u64::from(lanes.start) << 32) | u64::from(lanes.end), Ordering::SeqCst);
                 self.shared.step.store(opened.step, Ordering::SeqCst);
                 *self.shared.given.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = opened.equilibrium;
+                // Told last: who hears of it asks for the losses of a place that is then known.
+                tell(Seen::Opened(message.generation));
             }
             Some(Down::Equilibrium(given)) => {
                 let before = self.shared.given.lock().unwrap_or_else(std::sync::PoisonError::into_inner).replace(given);

@@ -1,6 +1,7 @@
 #!/bin/sh
 # A stand-in for the trainer, to test what starts and ends it. What it does is said by FAKE_RANK_<local rank>, else by
-# FAKE_TRAINER: exit:CODE, step:CODE (exits after it said that it committed a step), once:CODE (exits the first time, then goes
+# FAKE_TRAINER: exit:CODE, step:CODE (exits after it said that it committed a step: 7, and one further each life), again:CODE (the
+# same, but step 7 in every life), once:CODE (exits the first time, then goes
 # on with the run), obedient, stubborn (ignores TERM and stdin), with-the-run (ends when RUN/ended appears).
 local_rank=0
 run=.
@@ -18,8 +19,13 @@ once:*)
     : >"$run/logs/came-$local_rank"
     ;;
 step:*)
-    echo '{"committed":7}'
+    echo x >>"$run/logs/lives-$local_rank"
+    echo "{\"committed\":$((6 + $(wc -l <"$run/logs/lives-$local_rank")))}"
     act=exit:${act#step:}
+    ;;
+again:*)
+    echo '{"committed":7}'
+    act=exit:${act#again:}
     ;;
 esac
 case "$act" in
