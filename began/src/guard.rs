@@ -57,6 +57,13 @@ impl Watch {
         (2 * guard.window + guard.pinned_steps.min(1 << 20) + span).min(1 << 21) as usize
     }
 
+    /// The record of this step, if it is still kept.
+    #[must_use]
+    pub fn record(&self, step: Step) -> Option<&StepRecord> {
+        let first = self.records.front()?.step;
+        self.records.get(usize::try_from(step.0.checked_sub(first.0)?).ok()?).filter(|record| record.step == step)
+    }
+
     /// Forgets the steps from `step` on: they are computed again.
     pub fn rewind(&mut self, step: Step) {
         while self.records.back().is_some_and(|record| record.step >= step) {

@@ -24,6 +24,9 @@ use crate::recorder::{Record, Recorder, wall_clock};
 use crate::watchers::Watchers;
 use crate::wire::{self, Letterhead};
 
+/// A step back waits so long for its place in the journal: rare enough to hold up everything else.
+const BACK_WAIT: Duration = Duration::from_secs(2);
+
 /// Messages that may wait for one trainer: the leases of a world of tiny epochs, and some.
 pub const OUTGOING: usize = 4096;
 /// Messages of all trainers that may wait for the machine.
@@ -294,10 +297,16 @@ impl Work {
             Act::Prune(steps) => self.actor.recorder.record(Record::Prune(steps)),
             Act::Back(back) => {
                 tracing::warn!("{why}");
-                // In the journal before the checkpoints go: a coordinator that starts in between puts them aside itself.
+                // In the journal before the checkpoints go, and before any trainer is told of what follows: a coordinator that
+                // starts in between must know of it.
                 let note = Note { step: back.to, ..self.note_now("back") };
                 self.note(&note, &history::tell(&back));
-                self.actor.recorder.record(Record::Now);
+                if !self.actor.recorder.sync(BACK_WAIT) {
+                    let limit = BACK_WAIT.as_secs();
+                    tracing::warn!(
+                        "that the run goes back is not in the journal within {limit} s, and it goes on all the same"
+                    );
+                }
                 self.actor.recorder.record(Record::Discard(back.to));
             }
             Act::SetAside(step) => self.actor.recorder.record(Record::SetAside(step)),

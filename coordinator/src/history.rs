@@ -19,7 +19,7 @@ pub struct History {
     pub rollbacks: u32,
     /// The highest state of this lineage whose digest all trainers agreed on.
     pub agreed: Step,
-    /// Learning rates that guards lowered, each by the checkpoint that goes on with it.
+    /// Learning rates that guards lowered, each by the step from which it holds.
     pub lowered: BTreeMap<Step, f64>,
     /// The run went back to this step and no generation has begun since: all above it is void, whatever lies about.
     pub pending: Option<Step>,

@@ -51,6 +51,8 @@ pub type Trouble = Box<dyn Fn(String) + Send>;
 
 enum Command {
     Record(Record),
+    /// Write what there is, and say so once it is all written.
+    Sync(SyncSender<()>),
     Finish,
 }
 
@@ -117,6 +119,15 @@ impl Recorder {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
     }
+
+    /// Has everything written at once, and waits for it, at most `limit`; whether it is.
+    pub fn sync(&self, limit: Duration) -> bool {
+        if self.silent {
+            return true;
+        }
+        let (done, written) = sync_channel(1);
+        self.queue.try_send(Command::Sync(done)).is_ok() && written.recv_timeout(limit).is_ok()
+    }
 }
 
 impl Recording {
@@ -174,6 +185,13 @@ impl Desk {
         loop {
             match commands.recv_timeout(next.saturating_duration_since(Instant::now())) {
                 Ok(Command::Record(record)) => self.take(record),
+                Ok(Command::Sync(done)) => {
+                    self.write();
+                    if self.unwritten.is_empty() {
+                        // Who asked may have gone on without it.
+                        let _ = done.try_send(());
+                    }
+                }
                 Err(RecvTimeoutError::Timeout) => {}
                 Ok(Command::Finish) | Err(RecvTimeoutError::Disconnected) => return self.write_the_last(),
             }

@@ -299,7 +299,7 @@ fn plan(run: &RunDir, name: &str, data_digest: &str, journal: &Journal, options:
         recent: known.iter().map(|row| row.record).collect(),
         lineage: history.lineage,
         rollbacks: history.rollbacks,
-        origin_rate: history.lowered.get(&Step(0)).copied(),
+        lowered: history.lowered,
         run: name.to_owned(),
         order,
         world: options.world,

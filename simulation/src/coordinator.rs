@@ -100,7 +100,7 @@ impl Life {
             recent: Vec::new(),
             lineage: disk.lineage,
             rollbacks: 0,
-            origin_rate: None,
+            lowered: Default::default(),
             generation: Generation(disk.generation),
             accept_changed_checkpoint: false,
             forming_timeout: Duration::from_secs(60),

@@ -70,6 +70,8 @@ pub(super) struct Course {
     watch: Watch,
     /// The equilibrium of step 0.
     origin: Equilibrium,
+    /// Learning rates that guards lowered, each by the step from which it holds; whatever that step is computed from.
+    lowered: BTreeMap<Step, f64>,
     /// The step the launch goes on from.
     least: Step,
     /// Checkpoints that were ordered of states that turned out unsound: should one be written yet, it must go.
@@ -98,6 +100,7 @@ impl Course {
             rollbacks: plan.rollbacks,
             watch: Watch::over(plan.recent.iter().copied()),
             origin: plan.origin(),
+            lowered: plan.lowered.clone(),
             least: equilibrium.step,
             void: BTreeSet::new(),
             caught_up: false,
@@ -141,8 +144,11 @@ impl Course {
         losses: Vec<LaneLosses>,
     ) -> Result<Completed, began::equilibrium::EquilibriumError> {
         let given = self.newest();
-        let (equilibrium, record) =
+        let (mut equilibrium, record) =
             given.equilibrium.advance(&self.config.objective, &self.config.optimizer, &losses)?;
+        if let Some(&rate) = self.lowered.get(&equilibrium.step) {
+            equilibrium.rate = rate;
+        }
         let changed = match &self.last {
             Some((step, before)) if *step == record.step => differing(before, &losses),
             _ => Vec::new(),
@@ -296,26 +302,48 @@ impl Course {
         self.checkpoints.range(..=step).next_back().map_or(Step(0), |(step, _)| *step)
     }
 
-    /// The newest checkpoint up to `step` that any undisturbed run has, too: written by the clock of `run.checkpoint_every`.
-    pub(super) fn regular_checkpoint_up_to(&self, step: Step) -> Step {
+    /// The step up to `step` that a guard goes back to: by the clock of `run.checkpoint_every` alone, so that it is the same step
+    /// in a run that lost a checkpoint, or has not heard of it yet, and in one that has it. A step without a checkpoint is computed
+    /// again from the one before.
+    pub(super) fn turning_point_up_to(&self, step: Step) -> Step {
         let every = self.config.run.checkpoint_every;
-        let regular = |step: &&Step| every > 0 && step.0.is_multiple_of(every);
-        self.checkpoints.range(..=step).map(|(step, _)| step).rev().find(regular).copied().unwrap_or_default()
+        let point = Step(step.0.checked_rem(every).map_or(0, |beyond| step.0 - beyond));
+        // Where the journal was lost, what the rate was there may be unknown; that of a checkpoint is not.
+        if self.rate_at(point).is_some() { point } else { self.checkpoint_up_to(point) }
     }
 
-    /// From the checkpoint `step` on, the rate is this many times what it was.
+    /// The learning rate of the step, if that is known.
+    fn rate_at(&self, step: Step) -> Option<f64> {
+        if step.0 == 0 {
+            return Some(self.origin.rate);
+        }
+        let known = self.given(step).map(|given| given.equilibrium);
+        let known = known.or_else(|| self.ordered.get(&step).map(|ordered| ordered.equilibrium));
+        let known = known.or_else(|| self.checkpoints.get(&step).copied());
+        known.map(|equilibrium| equilibrium.rate).or_else(|| self.watch.record(step).map(|record| record.rate))
+    }
+
+    /// From `step` on, whose rate is known, the rate is this many times what it was, but not below its floor.
     pub(super) fn lower_rate(&mut self, step: Step, factor: f64) -> f64 {
-        let equilibrium = match self.checkpoints.get_mut(&step) {
-            Some(equilibrium) => equilibrium,
-            None => &mut self.origin,
-        };
-        equilibrium.rate *= factor;
-        equilibrium.rate
+        let before = self.rate_at(step).unwrap_or(self.origin.rate);
+        let rate = (before * factor).max(self.config.optimizer.rate_floor).min(before);
+        self.lowered.insert(step, rate);
+        if step.0 == 0 {
+            self.origin.rate = rate;
+        }
+        if let Some(equilibrium) = self.checkpoints.get_mut(&step) {
+            equilibrium.rate = rate;
+        }
+        if let Some(ordered) = self.ordered.get_mut(&step) {
+            ordered.equilibrium.rate = rate;
+        }
+        rate
     }
 
     /// The states above `step` are void: nothing of them may be gone on from.
     pub(super) fn step_back(&mut self, step: Step) {
         self.lineage += 1;
+        self.lowered.split_off(&step.next());
         // What is reported lies on the disk, and is put aside there; what is not may be written yet.
         self.checkpoints.split_off(&step.next());
         self.void.extend(self.ordered.split_off(&step.next()).into_keys());
@@ -330,7 +358,7 @@ impl Course {
         kept.extend(self.checkpoints.keys().filter(|step| run.keep_every > 0 && step.0.is_multiple_of(run.keep_every)));
         if guard.goes_back() {
             let reach = guard.window.max(guard.pinned_steps);
-            kept.insert(self.regular_checkpoint_up_to(Step(self.step().0.saturating_sub(reach))));
+            kept.insert(self.checkpoint_up_to(self.turning_point_up_to(Step(self.step().0.saturating_sub(reach + 1)))));
         }
         let gone: Vec<Step> = self.checkpoints.keys().filter(|step| !kept.contains(step)).copied().collect();
         for step in &gone {

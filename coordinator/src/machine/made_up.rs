@@ -39,7 +39,7 @@ pub(super) fn plan(world: u32, lanes: u32, change: impl FnOnce(&mut Plan)) -> Pl
         recent: Vec::new(),
         lineage: 0,
         rollbacks: 0,
-        origin_rate: None,
+        lowered: BTreeMap::new(),
         generation: Generation(0),
         accept_changed_checkpoint: false,
         forming_timeout: Duration::from_secs(30),

@@ -38,8 +38,8 @@ pub struct Plan {
     pub lineage: u64,
     /// How often a guard made it do so.
     pub rollbacks: u32,
-    /// The learning rate at step 0, where a guard lowered it.
-    pub origin_rate: Option<f64>,
+    /// Learning rates that guards lowered, each by the step from which it holds.
+    pub lowered: BTreeMap<Step, f64>,
     /// The last generation there was.
     pub generation: Generation,
     /// Go on from the checkpoint even if its hashes are wrong.
@@ -142,6 +142,6 @@ impl Plan {
     #[must_use]
     pub fn origin(&self) -> Equilibrium {
         let start = Equilibrium::start(&self.config.optimizer);
-        Equilibrium { rate: self.origin_rate.unwrap_or(start.rate), ..start }
+        Equilibrium { rate: self.lowered.get(&Step(0)).copied().unwrap_or(start.rate), ..start }
     }
 }

@@ -25,7 +25,7 @@ const BENCH: Duration = Duration::from_secs(300);
 pub(super) enum Cause {
     /// A trainer is gone, or the group of its peers broke.
     Lost(String),
-    /// The state of this step may be unsound: go back to the checkpoint, if it is not step 0.
+    /// A state may be unsound: go back.
     Back {
         /// Why.
         text: String,
@@ -66,7 +66,7 @@ pub(super) struct Regrouping {
     /// They leave by themselves, after the step that was ordered.
     in_order: bool,
     recalling: Option<(MemberId, Step, Duration)>,
-    /// The checkpoint to go back to.
+    /// Nothing above this step may be gone on from: the newest checkpoint up to it is.
     back_to: Option<Step>,
     /// What members digested last, where that was asked for.
     pub(super) evidence: BTreeMap<MemberId, Digest>,
@@ -359,7 +359,7 @@ impl Machine {
         out: &mut Decisions,
     ) -> Option<Start> {
         if let Some(step) = back_to {
-            return Some(Start::Checkpoint(step));
+            return Some(Start::Checkpoint(self.course.checkpoint_up_to(step)));
         }
         let held = |id: &MemberId| self.members.get(*id)?.holds(self.course.lineage);
         let on_disk = self.course.newest_checkpoint();

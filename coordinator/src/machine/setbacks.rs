@@ -55,21 +55,24 @@ impl Machine {
         };
         let accused = who.iter().filter_map(accused).collect();
         let sound = self.course.agreed.min(Step(step.0.saturating_sub(1)));
-        let (to, _) = self.step_back(sound, None, &text, out);
+        let to = self.course.checkpoint_up_to(sound);
+        self.step_back(to, None, &text, out);
         self.end_generation(Cause::Back { text, to, accused: Some((accused, clear)) }, now, out);
     }
 
-    /// All states above `sound` are void; the checkpoint to go on from, and its learning rate if that is another by `factor`.
-    fn step_back(&mut self, sound: Step, factor: Option<f64>, text: &str, out: &mut Decisions) -> (Step, Option<f64>) {
-        let to = self.course.checkpoint_up_to(sound);
+    /// All states above `to` are void; the learning rate from there on, if that is another by `factor`.
+    fn step_back(&mut self, to: Step, factor: Option<f64>, text: &str, out: &mut Decisions) -> Option<f64> {
         self.course.step_back(to);
         let rate = factor.map(|factor| self.course.lower_rate(to, factor));
         for member in self.members.iter_mut().filter(|member| matches!(member.standing, Standing::Outside(_))) {
             member.standing = Standing::Outside(None);
         }
-        let why = format!("{text}; the run goes back to step {to}, the last checkpoint from before");
+        let why = match self.course.checkpoint_up_to(to) {
+            from if from == to => format!("{text}; the run goes back to step {to}, the last checkpoint from before"),
+            from => format!("{text}; the run goes back to step {to}, which is computed again from step {from}"),
+        };
         out.push(Decision { act: Act::Back(Back { to, lineage: self.course.lineage, rate }), why });
-        (to, rate)
+        rate
     }
 
     /// Everyone has said what it holds: the one that differed is named down to the tensor, and put out if that is wanted.
@@ -129,8 +132,8 @@ impl Machine {
         }
         self.course.rollbacks += 1;
         let before = Step(trouble_from.0.saturating_sub(1));
-        let target = self.course.regular_checkpoint_up_to(before);
-        let (to, rate) = self.step_back(target, Some(guard.rate_factor), &text, out);
+        let to = self.course.turning_point_up_to(before);
+        let rate = self.step_back(to, Some(guard.rate_factor), &text, out);
         let rate = rate.map_or(String::new(), |rate| format!(", with the learning rate {rate:.3e}"));
         let text = format!("{text}; rollback {} to step {to}{rate}", self.course.rollbacks);
         out.push(Decision { act: Act::Note(note), why: text.clone() });

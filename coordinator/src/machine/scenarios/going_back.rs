@@ -236,6 +236,77 @@ fn a_diverged_run_goes_back_with_a_lower_rate_where_that_is_wanted() {
     assert_eq!(stage.orders(0, 10), Orders::default());
 }
 
+/// Where a run of two goes on from when it diverges at step 18, and the rates of the steps 15 and 16 when they are computed again.
+/// `before` is what becomes of the checkpoint of step 16 until then.
+fn goes_back_from_18(before: impl FnOnce(&mut Stage), meanwhile: impl FnOnce(&mut Stage)) -> (u64, [f64; 2]) {
+    let mut stage = Stage::trained(2, 2, 15, guarded(GuardAction::Rollback));
+    // The state of step 16 is to be written, and nobody says yet that it is.
+    (0..2).for_each(|index| drop(stage.losses_of(index, 15)));
+    (0..2).for_each(|index| stage.commits(index, 15));
+    before(&mut stage);
+    (16..18).for_each(|step| drop(stage.step(step)));
+    let out = diverges(&mut stage, 18);
+    assert!(went_back(&out, 16) && notes(&out, "guard")[0].contains("rollback 1 to step 16"), "{out:?}");
+    meanwhile(&mut stage);
+    let here: Vec<u32> = [0, 1, 101].into_iter().filter(|&index| stage.has(index)).collect();
+    let out = here.iter().flat_map(|&index| stage.leaves(index)).collect();
+    let (_, from, _) = opening(&out).expect("a generation");
+    // What was recorded of the steps up to 16 is what they are again.
+    (from..16).for_each(|step| drop(stage.step(step)));
+    let rate = |stage: &Stage, step: u64| stage.given_rate(here[0], step);
+    let before = if from < 16 { rate(&stage, 15) } else { stage.truth.equilibria[15].rate };
+    let rates = [before, rate(&stage, 16)];
+    stage.exact = false;
+    (16..20).for_each(|step| drop(stage.step(step)));
+    (from, rates)
+}
+
+#[test]
+fn a_rollback_is_to_the_same_step_and_rate_whatever_became_of_its_checkpoint() {
+    let truth = Stage::new(2, 2, guarded(GuardAction::Rollback)).truth.equilibria[16].rate;
+    let written = |stage: &mut Stage| drop(stage.written(0, 16, ""));
+    let refused = |stage: &mut Stage| drop(stage.written(0, 16, "no space left"));
+    let nothing = |_: &mut Stage| ();
+    assert_eq!(goes_back_from_18(written, nothing), (16, [truth, 0.5 * truth]));
+    // It is reported while the generation is left already.
+    assert_eq!(goes_back_from_18(nothing, written), (16, [truth, 0.5 * truth]));
+    // It is late, or was never written: computed again from the one before.
+    assert_eq!(goes_back_from_18(nothing, nothing), (8, [truth, 0.5 * truth]));
+    assert_eq!(goes_back_from_18(refused, nothing), (8, [truth, 0.5 * truth]));
+    let dies = |stage: &mut Stage| drop(stage.kill(0));
+    assert_eq!(goes_back_from_18(nothing, dies), (8, [truth, 0.5 * truth]));
+}
+
+#[test]
+fn a_rate_that_holds_from_a_step_without_a_checkpoint_holds_for_the_next_coordinator_too() {
+    let mut stage = Stage::trained(2, 2, 15, guarded(GuardAction::Rollback));
+    (0..2).for_each(|index| drop(stage.losses_of(index, 15)));
+    (0..2).for_each(|index| stage.commits(index, 15));
+    (16..18).for_each(|step| drop(stage.step(step)));
+    diverges(&mut stage, 18);
+    stage.kill(0);
+    stage.kill(1);
+    stage.restart(|_| {});
+    stage.joins(100);
+    assert_eq!(opening(&stage.joins(101)).map(|(_, step, _)| step), Some(8));
+    (8..16).for_each(|step| drop(stage.step(step)));
+    assert_eq!(stage.given_rate(100, 16), 0.5 * stage.truth.equilibria[16].rate);
+    stage.exact = false;
+    (16..20).for_each(|step| drop(stage.step(step)));
+}
+
+#[test]
+fn a_guard_lowers_no_rate_below_its_floor() {
+    let mut stage = Stage::trained(2, 2, 10, |plan| {
+        guarded(GuardAction::Rollback)(plan);
+        plan.config.optimizer.rate_floor = 0.75 * plan.config.optimizer.rate;
+    });
+    diverges(&mut stage, 10);
+    stage.leaves(0);
+    stage.leaves(1);
+    assert_eq!(stage.given_rate(0, 8), 0.75 * stage.truth.equilibria[8].rate);
+}
+
 #[test]
 fn a_run_goes_back_so_often_and_then_stops() {
     let mut stage = Stage::trained(2, 2, 10, guarded(GuardAction::Rollback));

@@ -20,7 +20,7 @@ pub(super) struct Disk {
     pub(super) checkpoints: BTreeMap<Step, Equilibrium>,
     lineage: u64,
     rollbacks: u32,
-    origin_rate: Option<f64>,
+    lowered: BTreeMap<Step, f64>,
 }
 
 impl Disk {
@@ -29,11 +29,12 @@ impl Disk {
         self.checkpoints.retain(|other, _| *other <= to);
         self.lineage = lineage;
         self.digested = self.digested.min(to);
+        self.lowered.split_off(&to.next());
         if let Some(rate) = rate {
             self.rollbacks += 1;
-            match self.checkpoints.get_mut(&to) {
-                Some(equilibrium) => equilibrium.rate = rate,
-                None => self.origin_rate = Some(rate),
+            self.lowered.insert(to, rate);
+            if let Some(equilibrium) = self.checkpoints.get_mut(&to) {
+                equilibrium.rate = rate;
             }
         }
     }
@@ -154,7 +155,7 @@ impl Stage {
         plan.digested = disk.digested;
         plan.generation = disk.generation;
         plan.checkpoints = disk.checkpoints.clone();
-        (plan.lineage, plan.rollbacks, plan.origin_rate) = (disk.lineage, disk.rollbacks, disk.origin_rate);
+        (plan.lineage, plan.rollbacks, plan.lowered) = (disk.lineage, disk.rollbacks, disk.lowered.clone());
         change(&mut plan);
         let last = plan.checkpoints.range(..=plan.recorded).next_back();
         plan.resume = last.map(|(_, equilibrium)| Resume { path: "checkpoints/x".into(), equilibrium: *equilibrium });
@@ -324,6 +325,15 @@ impl Stage {
     /// What one was ordered to do in the state after a step.
     pub(super) fn orders(&self, index: u32, step: u64) -> Orders {
         self.trainers[&index].given(Step(step)).expect("an equilibrium").orders
+    }
+
+    /// The learning rate one was given for a step.
+    pub(super) fn given_rate(&self, index: u32, step: u64) -> f64 {
+        self.trainers[&index].given(Step(step)).expect("an equilibrium").equilibrium.rate
+    }
+
+    pub(super) fn has(&self, index: u32) -> bool {
+        self.trainers.contains_key(&index)
     }
 
     fn connection(&self, index: u32) -> ConnectionId {
