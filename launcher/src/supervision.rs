@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::child::{Exit, STOPPED_FOR_ANOTHER};
+use crate::child::{Exit, SET_ASIDE, STOPPED_FOR_ANOTHER};
 
 mod blame;
 mod healing;
@@ -64,6 +64,8 @@ pub struct Supervision {
     asked: Option<Asked>,
     /// Whether the run took a step in this launch.
     stepped: bool,
+    /// Whether it cannot begin: nobody comes in some place any more.
+    cannot_begin: bool,
     blame: Blame,
 }
 
@@ -81,6 +83,7 @@ impl Supervision {
             ended: None,
             asked: None,
             stepped: false,
+            cannot_begin: false,
             blame: Blame::default(),
         }
     }
@@ -118,10 +121,7 @@ impl Supervision {
                 let reason = format!("node {node}: {reason}");
                 let said = Act::Say(reason.clone());
                 self.blame.failed(Cause { process: None, last_lines: Vec::new(), reason: Some(reason) }, now);
-                // A run that took steps goes on without that node; one that never began waits for it in vain.
-                if !self.stepped {
-                    self.enter(Stage::Failing, VERDICT, now);
-                }
+                self.gone_for_good(now);
                 vec![said]
             }
             Happened::Committed { node } => {
@@ -143,6 +143,14 @@ impl Supervision {
             }
             Happened::Asked(asked) => self.asked_to_stop(asked, now),
             Happened::Tick => self.tick(now),
+        }
+    }
+
+    /// Nobody comes in some place any more. A run that took steps goes on without it; one that never began waits for it in vain.
+    fn gone_for_good(&mut self, now: Instant) {
+        if !self.stepped && self.stage == Stage::Running {
+            self.cannot_begin = true;
+            self.enter(Stage::Failing, VERDICT, now);
         }
     }
 
@@ -177,6 +185,7 @@ impl Supervision {
             if again {
                 return acts;
             }
+            self.gone_for_good(now);
         } else {
             agent.gone(gone.exit);
             // An agent's code follows from its trainers', which were reported; only its own death is news.
@@ -204,6 +213,10 @@ impl Supervision {
             }
             Then::SetAside(reason) => {
                 acts.push(Act::Say(format!("{how}; its place stays empty: {reason}")));
+                // One whose results differ is put out by a run that goes on without it.
+                if gone.exit.code != Some(SET_ASIDE) {
+                    self.gone_for_good(now);
+                }
                 true
             }
         };
@@ -336,6 +349,8 @@ impl Supervision {
         let cause = self.blame.root();
         let said = self.ended.as_ref().map(|(_, reason)| reason.clone()).filter(|reason| !reason.is_empty());
         let failed = match (&self.ended, self.coordinator.is_gone()) {
+            // The coordinator was asked to stop, and did so in order.
+            (Some(_), _) if self.cannot_begin && !self.stepped => true,
             (Some((failed, _)), _) => *failed,
             // In order, though its word did not arrive; closed, it ends so too, but had nobody left to train.
             (None, Some(Exit { code: Some(0), .. })) => self.coordinator_closed,

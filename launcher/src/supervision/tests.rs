@@ -176,6 +176,7 @@ fn an_agent_that_dies_is_started_again_until_none_of_its_trainers_gets_anywhere(
 #[test]
 fn an_agent_whose_places_are_all_set_aside_is_not_started_again() {
     let mut story = Story::new();
+    story.steps();
     story.then(trainer_then(2, SEVEN, Then::SetAside("spent".into())));
     assert_eq!(story.then(agent_over(1, SEVEN)), []);
     assert_eq!(story.machine.deadline(), None, "the run goes on");
@@ -241,6 +242,16 @@ fn an_agent_that_ends_after_its_trainer_failed_is_not_the_cause() {
     story.then(agent_over(1, SEVEN));
     story.then(ended(true));
     assert_eq!(story.cause(), Process::Trainer { node: 1, rank: 2 });
+}
+
+#[test]
+fn a_place_that_stays_empty_ends_a_run_that_never_began_and_its_trainer_is_the_cause() {
+    let mut story = Story::new();
+    story.then(trainer_then(3, SEVEN, Then::SetAside("it failed again".into())));
+    assert_eq!(story.silence(), [Act::RestartNobody, Act::AskToStop("a process of the run failed".into())]);
+    story.then(ended(false));
+    story.then(coordinator(OK));
+    assert_eq!(story.cause(), Process::Trainer { node: 1, rank: 3 });
 }
 
 #[test]
