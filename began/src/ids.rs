@@ -16,10 +16,10 @@ macro_rules! number {
         }
 
         impl $name {
-            /// The one after this.
+            /// The one after this; the last one, which only a damaged file can name, has none.
             #[must_use]
             pub fn next(self) -> Self {
-                Self(self.0 + 1)
+                Self(self.0.saturating_add(1))
             }
         }
     };

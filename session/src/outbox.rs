@@ -15,6 +15,7 @@ pub(crate) struct Outbox {
     losses: VecDeque<Body>,
     digests: VecDeque<Body>,
     checkpoints: VecDeque<Body>,
+    samples: VecDeque<Body>,
 }
 
 impl Outbox {
@@ -24,6 +25,7 @@ impl Outbox {
             Body::Losses(_) => &mut self.losses,
             Body::Digest(_) => &mut self.digests,
             Body::Checkpoint(_) => &mut self.checkpoints,
+            Body::Sample(_) => &mut self.samples,
             _ => return,
         };
         shelf.push_back(body.clone());
@@ -38,6 +40,11 @@ impl Outbox {
         self.digests.clear();
     }
 
+    /// The run went back: samples of the states it left say nothing of those that come.
+    pub(crate) fn step_back(&mut self) {
+        self.samples.clear();
+    }
+
     /// The last digest, for a halt that asks for it.
     pub(crate) fn last_digest(&self) -> Option<&Body> {
         self.digests.back()
@@ -45,14 +52,14 @@ impl Outbox {
 
     /// Everything to be said again, in the order in which it may be said.
     pub(crate) fn again(&self) -> impl Iterator<Item = &Body> {
-        self.losses.iter().chain(&self.digests).chain(&self.checkpoints)
+        self.losses.iter().chain(&self.digests).chain(&self.checkpoints).chain(&self.samples)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use began_proto::v1::{CheckpointWritten, Held, StateDigest, StepLosses};
+    use began_proto::v1::{CheckpointWritten, Held, SampleWritten, StateDigest, StepLosses};
 
     fn losses(step: u64) -> Body {
         Body::Losses(StepLosses { step, ..Default::default() })
@@ -86,9 +93,10 @@ mod tests {
     #[test]
     fn a_new_generation_says_nothing_of_the_last_ones_steps_but_what_it_wrote() {
         let mut outbox = Outbox::default();
-        [losses(3), digest(3), checkpoint(3)].iter().for_each(|body| outbox.keep(body));
+        let sample = Body::Sample(SampleWritten { step: 3, ..Default::default() });
+        [losses(3), digest(3), checkpoint(3), sample.clone()].iter().for_each(|body| outbox.keep(body));
         outbox.begin();
-        assert_eq!(again(&outbox), [checkpoint(3)]);
+        assert_eq!(again(&outbox), [checkpoint(3), sample]);
         assert_eq!(outbox.last_digest(), None);
     }
 

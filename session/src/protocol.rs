@@ -348,6 +348,7 @@ impl Protocol {
                 self.outbox.begin();
                 if opened.lineage != self.lineage {
                     self.lineage = opened.lineage;
+                    self.outbox.step_back();
                     self.held = None;
                     self.history.clear();
                 }

@@ -138,6 +138,7 @@ impl Machine {
         let Written { step, error } = written;
         if let Phase::Running(running) = &mut self.phase
             && !running.samples_due.remove(&step)
+            && !running.samples_past.remove(&step)
         {
             return Err(format!("samples of step {step}, which are not asked for"));
         }

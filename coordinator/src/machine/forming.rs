@@ -231,8 +231,15 @@ impl Machine {
                 let text = format!("{who} came back without its place in the generation");
                 self.end_generation(Cause::Lost(text), now, out);
             }
-            Phase::Regrouping(_) => self.try_open(now, out),
+            Phase::Regrouping(_) => {
+                self.ask_again(id, out);
+                self.try_open(now, out);
+            }
             Phase::Forming(_) if !still => self.forming_outside(now, out),
+            Phase::Forming(Forming { reunion: Some(reunion), .. }) if reunion.recalling == Some(id) => {
+                let why = format!("{who} may not have heard that it is asked for what led to its state");
+                send(out, vec![on], Message::Recall(self.course.recall_from()), why);
+            }
             _ => {}
         }
     }
@@ -341,6 +348,11 @@ impl Machine {
         let missing: Vec<Step> = ordered.filter(|step| *step > self.plan.digested).collect();
         for step in &missing[missing.len().saturating_sub(2)..] {
             running.digests.expect(*step);
+        }
+        let every = self.plan.config.run.sample_every;
+        if let Some(beyond) = step.0.checked_rem(every) {
+            let last = step.0 - beyond;
+            running.samples_past = [Some(last), last.checked_sub(every)].into_iter().flatten().map(Step).collect();
         }
         self.phase = Phase::Running(Box::new(running));
         let why = format!(

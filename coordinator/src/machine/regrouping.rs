@@ -65,7 +65,8 @@ pub(super) struct Regrouping {
     wanted: usize,
     /// They leave by themselves, after the step that was ordered.
     in_order: bool,
-    recalling: Option<(MemberId, Step, Duration)>,
+    /// Who is asked for what led to the step it holds, until when, and from which step on.
+    recalling: Option<(MemberId, Step, Duration, Step)>,
     /// Nothing above this step may be gone on from: the newest checkpoint up to it is.
     back_to: Option<Step>,
     /// What members digested last, where that was asked for.
@@ -385,7 +386,7 @@ impl Machine {
         let Some(member) = self.members.get(holder) else { return };
         let Some(step) = member.holds(self.course.lineage) else { return };
         let connection = member.connection;
-        regrouping.recalling = Some((holder, step, now + HELD_WAIT));
+        regrouping.recalling = Some((holder, step, now + HELD_WAIT, from));
         let why = format!(
             "{} holds step {step}, the highest, and is asked for what led there",
             self.members.describe(holder)
@@ -411,7 +412,7 @@ impl Machine {
             _ => return Ok(()),
         }
         let Phase::Regrouping(regrouping) = &mut self.phase else { return Ok(()) };
-        let Some((_, held, _)) = regrouping.recalling.take() else { return Ok(()) };
+        let Some((_, held, ..)) = regrouping.recalling.take() else { return Ok(()) };
         let adopted = self.adopt(held, steps, given, now, out);
         if let Err(why) = &adopted {
             // Whatever it holds cannot be gone on from.
@@ -419,6 +420,21 @@ impl Machine {
         }
         self.try_open(now, out);
         adopted
+    }
+
+    /// What this member was asked for may have been lost with its stream.
+    pub(super) fn ask_again(&mut self, id: MemberId, out: &mut Decisions) {
+        let Phase::Regrouping(regrouping) = &self.phase else { return };
+        let message = match (regrouping.recalling, regrouping.saving) {
+            (Some((whom, _, _, from)), _) if whom == id => Message::Recall(from),
+            (_, Some((whom, step, _))) if whom == id => match self.course.given(step) {
+                Some(given) => Message::WriteCheckpoint(Given { orders: Default::default(), ..given }),
+                None => return,
+            },
+            _ => return,
+        };
+        let why = format!("{} is asked again, on its new stream", self.members.describe(id));
+        send(out, self.members.connections_of(&[id]), message, why);
     }
 
     fn cannot_use_state_of(&mut self, id: MemberId, why: &str, out: &mut Decisions) {
@@ -490,7 +506,7 @@ impl Machine {
         let Phase::Regrouping(regrouping) = &mut self.phase else {
             return;
         };
-        if let Some((whom, _, until)) = regrouping.recalling
+        if let Some((whom, _, until, _)) = regrouping.recalling
             && now > until
         {
             regrouping.recalling = None;

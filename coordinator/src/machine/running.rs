@@ -34,6 +34,8 @@ pub(super) struct Running {
     leases: LeaseBook,
     pub(super) digests: DigestBook,
     pub(super) samples_due: BTreeSet<Step>,
+    /// Samples that a coordinator before this one ordered, of which it may be said again that they are drawn.
+    pub(super) samples_past: BTreeSet<Step>,
     /// Those that are connected and hold the state, and the longest that it took.
     ready: BTreeSet<MemberId>,
     rendezvous: f64,
@@ -68,6 +70,7 @@ impl Running {
             leases: LeaseBook::new(&plan.order, step, run.steps, size as u32, run.lanes),
             digests,
             samples_due,
+            samples_past: BTreeSet::new(),
             ready: BTreeSet::new(),
             rendezvous: 0.0,
             heal: 0.0,

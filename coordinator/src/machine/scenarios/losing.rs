@@ -59,6 +59,9 @@ fn a_survivor_that_committed_a_step_whose_losses_did_not_all_arrive_brings_them_
     let asked = stage.leaves(2);
     assert_eq!(opening(&asked), None);
     assert_eq!(stage.heard(&asked, 2), [Message::Recall(Step(5))]);
+    // Its stream breaks before it hears that: it is asked again.
+    let back = stage.comes_back(2);
+    assert_eq!(stage.heard(&back, 2)[1..], [Message::Recall(Step(5))]);
     let out = stage.recalls(2, 5);
     assert_eq!(opening(&out), Some((2, 6, 2)));
     assert_eq!(stage.opened(&out, 1).unwrap().given.equilibrium, stage.truth.equilibria[6]);
@@ -365,6 +368,22 @@ fn a_trainer_whose_failure_any_other_would_share_ends_the_run_with_the_state_sav
         failed && step == 4 && why.contains("shard-00002 is damaged") && why.contains("resume from step 4"),
         "{why}"
     );
+}
+
+#[test]
+fn what_was_asked_over_a_stream_that_broke_is_asked_again_over_the_next() {
+    let mut stage = Stage::trained(3, 3, 4, |_| {});
+    stage.say(1, Body::Failure { reason: "no such shard".into(), for_all: true });
+    stage.leaves(0);
+    let asked = stage.leaves(2);
+    let order = stage.heard(&asked, 0);
+    assert!(matches!(order[..], [Message::WriteCheckpoint(_)]));
+    let back = stage.comes_back(0);
+    assert_eq!(stage.heard(&back, 0)[1..], order[..]);
+    // The other was asked nothing.
+    let back = stage.comes_back(2);
+    assert_eq!(stage.heard(&back, 2).len(), 1);
+    assert!(end(&stage.written(0, 4, "")).is_some());
 }
 
 #[test]

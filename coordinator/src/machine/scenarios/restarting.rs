@@ -39,6 +39,9 @@ fn steps_that_the_journal_had_not_got_yet_are_brought_by_those_who_took_them() {
     stage.comes_back(0);
     let asked = stage.comes_back(1);
     assert_eq!(stage.heard(&asked, 1)[1], Message::Recall(Step(3)));
+    // Lost with its stream, it is asked again.
+    let back = stage.comes_back(1);
+    assert_eq!(stage.heard(&back, 1)[1], Message::Recall(Step(3)));
     let out = stage.recalls(1, 3);
     let recorded: Vec<u64> = out
         .iter()
