@@ -29,6 +29,11 @@ use crate::unique_id::UniqueId;
 /// from then on every call returns [`Error::Aborted`] with the first failure's text, and a fresh one has to be made.
 /// Dropping it without [`finalize`](Self::finalize) aborts it.
 ///
+/// ```compile_fail
+/// fn shared_between_threads<T: Sync>() {}
+/// shared_between_threads::<nccl_rs::Communicator>();
+/// ```
+///
 /// CUDA's current device belongs to a thread: a thread that makes or takes over a communicator has to set it first.
 pub struct Communicator {
     pub(crate) nccl: Nccl,

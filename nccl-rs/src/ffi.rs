@@ -97,11 +97,28 @@ mod tests {
     fn layouts_are_those_of_the_public_header() {
         assert_eq!(size_of::<UniqueId>(), 128);
         assert_eq!(size_of::<Config>(), 80);
-        assert_eq!(offset_of!(Config, blocking), 16);
-        assert_eq!(offset_of!(Config, net_name), 32);
-        assert_eq!(offset_of!(Config, split_share), 40);
-        assert_eq!(offset_of!(Config, comm_name), 48);
-        assert_eq!(offset_of!(Config, nvls_ctas), 68);
-        assert_eq!(offset_of!(Config, nvlink_centric_sched), 76);
+        // What a C compiler makes of the header of 2.28.9.
+        let offsets = [
+            (offset_of!(Config, size), 0),
+            (offset_of!(Config, magic), 8),
+            (offset_of!(Config, version), 12),
+            (offset_of!(Config, blocking), 16),
+            (offset_of!(Config, cga_cluster_size), 20),
+            (offset_of!(Config, min_ctas), 24),
+            (offset_of!(Config, max_ctas), 28),
+            (offset_of!(Config, net_name), 32),
+            (offset_of!(Config, split_share), 40),
+            (offset_of!(Config, traffic_class), 44),
+            (offset_of!(Config, comm_name), 48),
+            (offset_of!(Config, collnet_enable), 56),
+            (offset_of!(Config, cta_policy), 60),
+            (offset_of!(Config, shrink_share), 64),
+            (offset_of!(Config, nvls_ctas), 68),
+            (offset_of!(Config, n_channels_per_net_peer), 72),
+            (offset_of!(Config, nvlink_centric_sched), 76),
+        ];
+        for (ours, theirs) in offsets {
+            assert_eq!(ours, theirs);
+        }
     }
 }

@@ -17,6 +17,11 @@ use crate::poll::Pace;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stream(*mut c_void);
 
+// SAFETY: a name for a queue of the device, which CUDA takes from any thread; it is never followed here.
+unsafe impl Send for Stream {}
+// SAFETY: as above.
+unsafe impl Sync for Stream {}
+
 impl Stream {
     /// The default stream.
     pub const DEFAULT: Self = Self(std::ptr::null_mut());
