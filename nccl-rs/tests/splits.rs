@@ -55,6 +55,8 @@ fn a_part_lives_on_when_the_whole_is_aborted() {
             let rank = rank.unwrap();
             let part = with_stream(rank.comm.split(Some(0), 0, &config()).unwrap().unwrap());
             rank.check().unwrap();
+            // Nobody aborts before everybody has checked.
+            part.check().unwrap();
             rank.comm.abort().unwrap();
             part.check().unwrap();
             part.comm.finalize(BOUND).unwrap();

@@ -537,13 +537,13 @@ extern "C" fn ncclMemFree(pointer: *mut c_void) -> c_int {
 
 /// 1 where everything on the stream is done, otherwise 0.
 #[unsafe(no_mangle)]
-extern "C" fn doubleStreamQuery(stream: *mut c_void) -> c_int {
-    c_int::from(stream::is_idle(stream.addr()))
+extern "C" fn doubleStreamQuery(stream: usize) -> c_int {
+    c_int::from(stream::is_idle(stream))
 }
 
 /// Waits at most so many milliseconds for everything on the stream; 1 where it came about, otherwise 0.
 #[unsafe(no_mangle)]
-extern "C" fn doubleStreamSynchronize(stream: *mut c_void, milliseconds: c_int) -> c_int {
+extern "C" fn doubleStreamSynchronize(stream: usize, milliseconds: c_int) -> c_int {
     let bound = Duration::from_millis(u64::try_from(milliseconds).unwrap_or(0));
-    c_int::from(stream::synchronize(stream.addr(), bound))
+    c_int::from(stream::synchronize(stream, bound))
 }

@@ -31,8 +31,9 @@ pub fn library() -> Result<PathBuf, String> {
         .ok_or_else(|| format!("{NAME} is in none of {candidates:?}; cargo builds it with the tests that depend on it"))
 }
 
-type Query = unsafe extern "C" fn(*mut c_void) -> c_int;
-type Synchronize = unsafe extern "C" fn(*mut c_void, c_int) -> c_int;
+/// A stream's address as the number it is used as.
+type Query = unsafe extern "C" fn(usize) -> c_int;
+type Synchronize = unsafe extern "C" fn(usize, c_int) -> c_int;
 
 /// The streams of the loaded double.
 #[derive(Debug, Clone, Copy)]
@@ -83,15 +84,15 @@ impl Device {
     /// Whether everything on a stream is done, as `cudaStreamQuery` says.
     #[must_use]
     pub fn is_idle(&self, stream: *mut c_void) -> bool {
-        // SAFETY: the address is a key and never followed.
-        unsafe { (self.query)(stream) == 1 }
+        // SAFETY: the double's function, which takes any number.
+        unsafe { (self.query)(stream.addr()) == 1 }
     }
 
     /// Waits until everything on a stream is done, and says whether that came about within the bound.
     #[must_use]
     pub fn synchronize(&self, stream: *mut c_void, bound: Duration) -> bool {
         let milliseconds = c_int::try_from(bound.as_millis()).unwrap_or(c_int::MAX);
-        // SAFETY: the address is a key and never followed.
-        unsafe { (self.synchronize)(stream, milliseconds) == 1 }
+        // SAFETY: the double's function, which takes any number.
+        unsafe { (self.synchronize)(stream.addr(), milliseconds) == 1 }
     }
 }
