@@ -97,12 +97,11 @@ impl<'c> Group<'c> {
             }),
             (_, code) => Err(first.call_failure("ncclGroupEnd", code)),
         };
-        let result = result.map_err(|error| {
+        let result = result.inspect_err(|error| {
             // One that failed was mid-way in a common operation: none of them can be gone on with.
             for member in &self.members {
                 member.fail(error.clone());
             }
-            error
         });
         for (nccl, handle) in AFTERWARDS.take() {
             abort_outside(&nccl, handle);

@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -85,6 +86,7 @@ fn bytes_that_are_no_unique_id_are_refused() {
 
 #[test]
 fn aborting_during_a_hang_frees_the_device_within_a_second() {
+    let issued = Barrier::new(2);
     let freed = tried_ranks(
         2,
         |_| told("hang at op 1"),
@@ -92,6 +94,7 @@ fn aborting_during_a_hang_frees_the_device_within_a_second() {
             let rank = rank.unwrap();
             let mut values = vec![1.0; 3];
             rank.sum(&mut values).unwrap();
+            issued.wait();
             thread::sleep(Duration::from_millis(50));
             assert!(!rank.is_idle());
             let started = Instant::now();
@@ -107,6 +110,7 @@ fn aborting_during_a_hang_frees_the_device_within_a_second() {
 
 #[test]
 fn dropping_during_a_hang_does_not_hang() {
+    let issued = Barrier::new(2);
     let times = tried_ranks(
         2,
         |_| told("hang at op 1"),
@@ -114,6 +118,7 @@ fn dropping_during_a_hang_does_not_hang() {
             let rank = rank.unwrap();
             let mut values = vec![1.0; 3];
             rank.sum(&mut values).unwrap();
+            issued.wait();
             let started = Instant::now();
             drop(rank);
             started.elapsed()
@@ -124,14 +129,18 @@ fn dropping_during_a_hang_does_not_hang() {
 
 #[test]
 fn a_wait_that_reaches_its_bound_says_for_what_and_on_whom_and_frees_the_device() {
+    let issued = Barrier::new(3);
+    let together = Barrier::new(3);
     tried_ranks(
         3,
         |_| told("hang at op 2 on 1"),
         |rank, number| {
             let rank = rank.unwrap();
             rank.check().unwrap();
+            together.wait();
             let mut values = vec![1.0; 10];
             rank.sum(&mut values).unwrap();
+            issued.wait();
             let error = rank.wait_at_most(Duration::from_millis(200)).unwrap_err();
             // The first to give up is a remote error to the others.
             match &error {
@@ -164,8 +173,7 @@ fn a_wait_ends_at_once_when_another_thread_raises_the_flag() {
                 |rank, _| {
                     let rank = rank.unwrap();
                     let mut values = vec![1.0; 3];
-                    rank.sum(&mut values).unwrap();
-                    let error = rank.wait().unwrap_err();
+                    let error = rank.sum(&mut values).and_then(|()| rank.wait()).unwrap_err();
                     let seen = Instant::now();
                     // Both see the flag, or one of them that the other has just aborted.
                     assert!(matches!(error, Error::Stopped { .. } | Error::Asynchronous { .. }), "{error}");
@@ -265,12 +273,14 @@ fn ranks_that_call_different_operations_are_told_so() {
 
 #[test]
 fn a_rank_that_aborts_is_an_error_to_the_ones_that_wait_for_it() {
+    let together = Barrier::new(3);
     tried_ranks(
         3,
         |_| config(),
         |rank, number| {
             let rank = rank.unwrap();
             rank.check().unwrap();
+            together.wait();
             if number == 2 {
                 rank.comm.abort().unwrap();
                 return;
@@ -365,20 +375,22 @@ fn a_communicator_moves_to_another_thread() {
 
 #[test]
 fn a_wait_for_a_send_names_its_peer_alone() {
+    let done = Barrier::new(3);
     tried_ranks(
         3,
         |_| config(),
         |rank, number| {
             let rank = rank.unwrap();
             if number != 0 {
-                // Long enough that nobody's end is what ends the wait.
-                thread::sleep(Duration::from_millis(400));
+                // Their end is not what ends the wait.
+                done.wait();
                 return;
             }
             let mut value = [0.0f32; 2];
             // SAFETY: two floats, alive until the wait aborts.
             unsafe { rank.comm.recv(value.as_mut_ptr().cast(), Elements::f32(2), 2, rank.stream).unwrap() };
             let error = rank.wait_at_most(Duration::from_millis(100)).unwrap_err();
+            done.wait();
             assert!(error.to_string().contains("(operation 1: recv of 2 f32), on rank 2;"), "{error}");
         },
     );

@@ -121,12 +121,14 @@ fn a_peer_that_ends_in_the_middle_of_an_operation_is_an_error_to_the_others() {
     const NAME: &str = "a_peer_that_ends_in_the_middle_of_an_operation_is_an_error_to_the_others";
     if let Some(role) = Role::mine() {
         let rank = role.init();
+        rank.check().unwrap();
+        // When the other has passed its second check, this one has passed its first and may not have passed its second.
         let mut values = vec![1.0; 10];
-        let error = rank.sum(&mut values).and_then(|()| rank.wait()).unwrap_err();
+        let error = rank.check().and_then(|()| rank.sum(&mut values)).and_then(|()| rank.wait()).unwrap_err();
         return say(&error.to_string());
     }
     let id = nccl().unique_id().unwrap();
-    let script = [("NCCL_DOUBLE", "exit at op 1 on 1")];
+    let script = [("NCCL_DOUBLE", "exit at op 3 on 1")];
     let mut processes: Vec<Process> = (0..2).map(|rank| start(NAME, "sum", rank, 2, &id, &script)).collect();
     let error = processes[0].hears();
     assert!(error.contains("ncclRemoteError"), "{error}");

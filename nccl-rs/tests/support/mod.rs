@@ -6,7 +6,7 @@ use std::env;
 use std::ffi::c_void;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Barrier, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -93,17 +93,25 @@ pub fn ranks<R: Send>(size: usize, config: &Config, body: impl Fn(&Rank) -> R + 
     )
 }
 
-/// As [`ranks`], with a configuration for each, where initialisation may fail and nothing is finalised.
+/// As [`ranks`], with a configuration for each, where initialisation may fail and nothing is
+/// finalised. Nobody begins before all have initialised: a rank that ends at once would be an error to one that has not.
 pub fn tried_ranks<R: Send>(
     size: usize,
     config: impl Fn(usize) -> Config + Sync,
     body: impl Fn(Result<Rank, Error>, usize) -> R + Sync,
 ) -> Vec<R> {
     let id = nccl().unique_id().unwrap();
-    let (config, body) = (&config, &body);
+    let (config, body, together) = (&config, &body, &Barrier::new(size));
     thread::scope(|scope| {
-        let threads: Vec<_> =
-            (0..size).map(|rank| scope.spawn(move || body(Rank::init(&id, rank, size, &config(rank)), rank))).collect();
+        let threads: Vec<_> = (0..size)
+            .map(|rank| {
+                scope.spawn(move || {
+                    let initialised = Rank::init(&id, rank, size, &config(rank));
+                    together.wait();
+                    body(initialised, rank)
+                })
+            })
+            .collect();
         threads
             .into_iter()
             .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
