@@ -201,8 +201,8 @@ impl Communicator {
         }
     }
 
-    /// Ends it at once. What it has on the device ends unfinished, and buffers of it may be reused when this returns. The
-    /// other ranks see a [`Status::RemoteError`], or wait until their own bound.
+    /// Ends it at once. What it has on the device ends unfinished; synchronise the stream, which takes no time any more,
+    /// before its buffers are reused. The other ranks see a [`Status::RemoteError`], or wait until their own bound.
     ///
     /// # Errors
     /// [`Error::Call`] where NCCL fails to; the communicator is gone all the same.

@@ -32,8 +32,8 @@
 //!   shared ([`Send`], not [`Sync`]). Operations borrow it; [`abort`](Communicator::abort) and
 //!   [`finalize`](Communicator::finalize) consume it. A thread that wants another's communicator ended raises a
 //!   [`StopFlag`]; the owner sees it wherever it waits, within a millisecond, and aborts.
-//! - **A failure ends the communicator.** It is aborted before the error is returned, so that nothing is left running on
-//!   the device that could write into memory about to be reused. Later calls return [`Error::Aborted`] with the first
+//! - **A failure ends the communicator.** It is aborted before the error is returned, so that nothing is left on the
+//!   device that waits for a peer and would hold the stream for ever. Later calls return [`Error::Aborted`] with the first
 //!   failure's text. There is no repair: like NCCL's own, a communicator is made anew for every membership.
 //! - **A group ends on every path**, and the result of ending it is seen, also after an early return or a panic
 //!   ([`Communicator::group`], [`Group`]).

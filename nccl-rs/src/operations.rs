@@ -43,7 +43,8 @@ impl Stream {
 ///
 /// Each takes addresses of device memory and a stream. The caller promises that
 /// - the memory is of the communicator's device, is as long as the operation says, and stays allocated, and is not
-///   accessed otherwise, until the operation is done on the device or the communicator was aborted;
+///   accessed otherwise, until the operation is done on the device. After an abort that is when the stream is: what was
+///   on it ends by itself, unfinished and soon, but the abort does not wait for a stream of the caller's;
 /// - the send and receive memory do not overlap, or are in place in the way the operation says;
 /// - the stream is of that device and lives as long.
 ///
@@ -255,7 +256,8 @@ impl Communicator {
         enqueue: impl FnOnce(&Api, *mut ffi::Comm) -> c_int,
     ) -> Result<(), Error> {
         self.refuse_aborted()?;
-        let share = self.grouped.get();
+        // A guard that was forgotten on another thread holds nothing back on this one.
+        let share = self.grouped.get().filter(|_| group::is_open());
         if group::is_open() && share.is_none() {
             return Err(self.refused(&operation, "would join a group that this communicator is no member of"));
         }

@@ -15,8 +15,8 @@ impl Communicator {
     ///
     /// An operation whose peer died never ends on the device, and an event after it never comes. So the communicator's
     /// asynchronous state and its [`StopFlag`](crate::StopFlag) are looked at as often as `until`. If they say that it is
-    /// over, or the bound is reached, the communicator is aborted before this returns: then the device is free again, and
-    /// the contents of the receive buffers are undefined.
+    /// over, or the bound is reached, the communicator is aborted before this returns: then what is on the stream ends by
+    /// itself, and the contents of the receive buffers are undefined.
     ///
     /// When `until` is true nothing else is looked at: what has ended on the device of a communicator that was not aborted
     /// has ended well, whatever a peer did afterwards.

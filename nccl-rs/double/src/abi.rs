@@ -10,18 +10,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, Ordering};
 use std::time::Duration;
 
-use crate::bootstrap::{Address, Root, join};
+use crate::beginning::{bring_up, obey, split};
+use crate::bootstrap::{Address, Root};
 use crate::communicator::{
-    Communicator, Halt, IN_PROGRESS, INTERNAL_ERROR, INVALID_ARGUMENT, INVALID_USAGE, REMOTE_ERROR, SUCCESS,
-    SYSTEM_ERROR, failed, find, last_error,
+    Communicator, Halt, IN_PROGRESS, INTERNAL_ERROR, INVALID_ARGUMENT, INVALID_USAGE, SUCCESS, SYSTEM_ERROR,
 };
 use crate::group;
 use crate::memory;
-use crate::operation::{Kind, Operation};
-use crate::reduce::{Reduction, Type};
+use crate::registry::{failed, find, last_error};
 use crate::script::{Action, Place, Script};
 use crate::stream;
-use crate::wire::{Series, Signature, u16_at, u32_at, u64_at};
+
+mod operations;
 
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -167,37 +167,6 @@ unsafe extern "C" fn ncclCommInitRankConfig(
     communicator.background(move |comm| bring_up(comm, address, action, &|| comm.is_aborted()))
 }
 
-/// Lets the script have its way, joins, and makes the communicator usable.
-fn bring_up(comm: &Arc<Communicator>, address: Address, action: Option<Action>, called_off: &dyn Fn() -> bool) {
-    if !obey(comm, action, called_off) {
-        return;
-    }
-    let joined = join(address, comm.rank, comm.size, called_off).and_then(|links| comm.connect(links));
-    match joined {
-        Ok(()) => comm.set_ready(),
-        Err(text) => drop(comm.set_failed(REMOTE_ERROR, &text)),
-    }
-}
-
-/// Does what the script says at a place that has a thread of its own, and says whether to go on.
-fn obey(comm: &Communicator, action: Option<Action>, called_off: &dyn Fn() -> bool) -> bool {
-    match action {
-        Some(Action::Exit) => std::process::exit(99),
-        Some(Action::Fail) => {
-            comm.set_failed(INTERNAL_ERROR, "told to fail");
-            false
-        }
-        Some(Action::Hang) => {
-            while !called_off() {
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            false
-        }
-        Some(Action::Slow(time) | Action::Busy(time)) => comm.pause(time).is_ok(),
-        Some(Action::Refuse) | None => true,
-    }
-}
-
 /// Refuses a communicator that is not ready, as NCCL does.
 fn ready(comm: &Communicator) -> c_int {
     match comm.state() {
@@ -244,58 +213,6 @@ unsafe extern "C" fn ncclCommSplit(
             Err(Halt::Aborted) => {}
         })
     })
-}
-
-/// Everybody tells everybody color, key and a place to serve from; the first of a color's ranks serves its communicator.
-fn split(
-    comm: &Arc<Communicator>,
-    number: u64,
-    color: c_int,
-    key: c_int,
-    blocking: bool,
-    script: Script,
-) -> Result<Option<Arc<Communicator>>, Halt> {
-    if !obey(comm, comm.script.at(Place::Split, comm.rank), &|| comm.is_aborted()) {
-        return Err(Halt::Aborted);
-    }
-    let root = Root::open().map_err(|error| Halt::Failed(SYSTEM_ERROR, format!("a root for a split: {error}")))?;
-    let signature = Signature { kind: 100, of: 0, reduction: 0, root: 0 };
-    let mut mine = color.to_le_bytes().to_vec();
-    mine.extend_from_slice(&key.to_le_bytes());
-    mine.extend_from_slice(&root.address.nonce.to_le_bytes());
-    mine.extend_from_slice(&root.address.port.to_le_bytes());
-    for peer in 0..comm.size {
-        comm.post(peer, Series::Collective, number, signature, mine.clone())?;
-    }
-    let mut members = Vec::new();
-    for peer in 0..comm.size {
-        let theirs = comm.take(peer, Series::Collective, number, signature, Some(mine.len()))?;
-        let (their_color, their_key) = (u32_at(&theirs, 0).cast_signed(), u32_at(&theirs, 4).cast_signed());
-        if their_color == color {
-            members.push((their_key, peer, Address { nonce: u64_at(&theirs, 8), port: u16_at(&theirs, 16) }));
-        }
-    }
-    if color < 0 {
-        return Ok(None);
-    }
-    members.sort_by_key(|(key, peer, _)| (*key, *peer));
-    let rank = members.iter().position(|(_, peer, _)| *peer == comm.rank);
-    let (Some(rank), Some((_, first, address))) = (rank, members.first()) else {
-        return Err(Halt::Failed(INTERNAL_ERROR, "a split that lost this rank".to_owned()));
-    };
-    if *first == comm.rank {
-        root.serve().map_err(|error| Halt::Failed(SYSTEM_ERROR, format!("a root for a split: {error}")))?;
-    }
-    let child = Communicator::create(rank, members.len(), blocking, script);
-    bring_up(&child, *address, None, &|| comm.is_aborted() || child.is_aborted());
-    match child.state() {
-        SUCCESS => Ok(Some(child)),
-        code => {
-            let text = last_error(child.handle).to_string_lossy().into_owned();
-            child.abort();
-            if comm.is_aborted() { Err(Halt::Aborted) } else { Err(Halt::Failed(code, text)) }
-        }
-    }
 }
 
 #[unsafe(no_mangle)]
@@ -372,131 +289,6 @@ extern "C" fn ncclGroupStart() -> c_int {
 #[unsafe(no_mangle)]
 extern "C" fn ncclGroupEnd() -> c_int {
     group::end()
-}
-
-/// The buffers, count, type, reduction and root or peer of a call.
-struct Call {
-    send: *const c_void,
-    recv: *mut c_void,
-    count: usize,
-    of: c_int,
-    reduction: c_int,
-    other: c_int,
-}
-
-fn issue(kind: Kind, comm: Handle, stream: *mut c_void, call: &Call) -> c_int {
-    with(comm, |comm| {
-        let code = ready(&comm);
-        if code != SUCCESS {
-            return group::note_failure(code);
-        }
-        let known = (Type::from_code(call.of), Reduction::from_code(call.reduction), usize::try_from(call.other));
-        let (Some(of), Some(reduction), Ok(other)) = known else {
-            return group::note_failure(comm.set_failed(INVALID_ARGUMENT, "a type, reduction or rank that is none"));
-        };
-        if other >= comm.size {
-            return group::note_failure(comm.set_failed(INVALID_ARGUMENT, "a rank out of range"));
-        }
-        let number = match kind {
-            Kind::Send => comm.next_send(other),
-            Kind::Receive => comm.next_receive(other),
-            _ => comm.next_collective(),
-        };
-        let (send, recv, action) = (call.send.cast(), call.recv.cast(), comm.next_operation());
-        let operation = Operation { kind, send, recv, count: call.count, of, reduction, other, number, action };
-        group::issue(comm, stream.addr(), operation)
-    })
-}
-
-#[unsafe(no_mangle)]
-extern "C" fn ncclAllReduce(
-    send: *const c_void,
-    recv: *mut c_void,
-    count: usize,
-    of: c_int,
-    reduction: c_int,
-    comm: Handle,
-    stream: *mut c_void,
-) -> c_int {
-    issue(Kind::AllReduce, comm, stream, &Call { send, recv, count, of, reduction, other: 0 })
-}
-
-#[unsafe(no_mangle)]
-extern "C" fn ncclReduceScatter(
-    send: *const c_void,
-    recv: *mut c_void,
-    count: usize,
-    of: c_int,
-    reduction: c_int,
-    comm: Handle,
-    stream: *mut c_void,
-) -> c_int {
-    issue(Kind::ReduceScatter, comm, stream, &Call { send, recv, count, of, reduction, other: 0 })
-}
-
-#[unsafe(no_mangle)]
-extern "C" fn ncclReduce(
-    send: *const c_void,
-    recv: *mut c_void,
-    count: usize,
-    of: c_int,
-    reduction: c_int,
-    root: c_int,
-    comm: Handle,
-    stream: *mut c_void,
-) -> c_int {
-    issue(Kind::Reduce, comm, stream, &Call { send, recv, count, of, reduction, other: root })
-}
-
-#[unsafe(no_mangle)]
-extern "C" fn ncclBroadcast(
-    send: *const c_void,
-    recv: *mut c_void,
-    count: usize,
-    of: c_int,
-    root: c_int,
-    comm: Handle,
-    stream: *mut c_void,
-) -> c_int {
-    issue(Kind::Broadcast, comm, stream, &Call { send, recv, count, of, reduction: 0, other: root })
-}
-
-#[unsafe(no_mangle)]
-extern "C" fn ncclAllGather(
-    send: *const c_void,
-    recv: *mut c_void,
-    count: usize,
-    of: c_int,
-    comm: Handle,
-    stream: *mut c_void,
-) -> c_int {
-    issue(Kind::AllGather, comm, stream, &Call { send, recv, count, of, reduction: 0, other: 0 })
-}
-
-#[unsafe(no_mangle)]
-extern "C" fn ncclSend(
-    send: *const c_void,
-    count: usize,
-    of: c_int,
-    peer: c_int,
-    comm: Handle,
-    stream: *mut c_void,
-) -> c_int {
-    let recv = std::ptr::null_mut();
-    issue(Kind::Send, comm, stream, &Call { send, recv, count, of, reduction: 0, other: peer })
-}
-
-#[unsafe(no_mangle)]
-extern "C" fn ncclRecv(
-    recv: *mut c_void,
-    count: usize,
-    of: c_int,
-    peer: c_int,
-    comm: Handle,
-    stream: *mut c_void,
-) -> c_int {
-    let send = std::ptr::null();
-    issue(Kind::Receive, comm, stream, &Call { send, recv, count, of, reduction: 0, other: peer })
 }
 
 #[unsafe(no_mangle)]

@@ -1,13 +1,14 @@
 //! A communicator of the double: who is in it, what has come for it, what state it is in.
 
 use std::collections::HashMap;
-use std::ffi::CString;
+use std::ffi::CStr;
 use std::net::{Shutdown, TcpStream};
-use std::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::registry;
 use crate::script::{Action, Place, Script};
 use crate::stream::lock;
 use crate::wire::{Message, Series, Signature};
@@ -39,7 +40,7 @@ pub struct Communicator {
     pub blocking: bool,
     pub script: Script,
     state: AtomicI32,
-    text: Mutex<Option<&'static std::ffi::CStr>>,
+    pub text: Mutex<Option<&'static CStr>>,
     inner: Mutex<Inner>,
     changed: Condvar,
     links: OnceLock<Vec<Option<Mutex<TcpStream>>>>,
@@ -65,38 +66,12 @@ struct Inner {
     registrations: Vec<usize>,
 }
 
-static LIVE: Mutex<Vec<Arc<Communicator>>> = Mutex::new(Vec::new());
-static HANDLES: AtomicUsize = AtomicUsize::new(0x1000);
-static LAST_ERROR: Mutex<Option<&'static std::ffi::CStr>> = Mutex::new(None);
-
-/// The communicator of a handle, which is a number: one that was freed is unknown, and not a crash.
-pub fn find(handle: usize) -> Option<Arc<Communicator>> {
-    lock(&LIVE).iter().find(|communicator| communicator.handle == handle).cloned()
-}
-
-fn kept(text: &str) -> Option<&'static std::ffi::CStr> {
-    // The caller may hold it for ever; a test has few failures.
-    CString::new(text.replace('\0', " ")).ok().map(|text| &*Box::leak(text.into_boxed_c_str()))
-}
-
-/// Notes a failure that belongs to no communicator, and returns its code.
-pub fn failed(code: i32, text: &str) -> i32 {
-    *lock(&LAST_ERROR) = kept(text);
-    code
-}
-
-/// The text for `ncclGetLastError`.
-pub fn last_error(handle: usize) -> &'static std::ffi::CStr {
-    let own = find(handle).and_then(|communicator| *lock(&communicator.text));
-    own.or(*lock(&LAST_ERROR)).unwrap_or(c"")
-}
-
 impl Communicator {
     /// A new one, in progress, known by its handle.
     pub fn create(rank: usize, size: usize, blocking: bool, script: Script) -> Arc<Self> {
         let counters = || (0..size).map(|_| AtomicU64::new(0)).collect();
         let communicator = Arc::new(Self {
-            handle: HANDLES.fetch_add(0x10, Ordering::Relaxed),
+            handle: registry::next_handle(),
             rank,
             size,
             blocking,
@@ -111,7 +86,7 @@ impl Communicator {
             receives: counters(),
             operations: AtomicU64::new(0),
         });
-        lock(&LIVE).push(Arc::clone(&communicator));
+        registry::add(&communicator);
         communicator
     }
 
@@ -182,7 +157,7 @@ impl Communicator {
     pub fn set_failed(&self, code: i32, text: &str) -> i32 {
         let mut kept_text = lock(&self.text);
         if matches!(self.state(), SUCCESS | IN_PROGRESS) {
-            *kept_text = kept(&format!("[double] {text}"));
+            *kept_text = registry::kept(&format!("[double] {text}"));
             self.state.store(code, Ordering::Release);
         }
         drop(kept_text);
@@ -368,14 +343,17 @@ impl Communicator {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 drop(inner);
-                return failed(INTERNAL_ERROR, "[double] something did not leave an aborted communicator for 10 s");
+                return registry::failed(
+                    INTERNAL_ERROR,
+                    "[double] something did not leave an aborted communicator for 10 s",
+                );
             }
             inner = self.changed.wait_timeout(inner, left).unwrap_or_else(PoisonError::into_inner).0;
         }
         drop(inner);
         // Again, for the connections that a writer held.
         self.disconnect();
-        lock(&LIVE).retain(|communicator| communicator.handle != self.handle);
+        registry::forget(self.handle);
         SUCCESS
     }
 
@@ -392,7 +370,7 @@ impl Communicator {
     // ---- registrations ----
 
     pub fn register(&self) -> usize {
-        let handle = HANDLES.fetch_add(0x10, Ordering::Relaxed);
+        let handle = registry::next_handle();
         lock(&self.inner).registrations.push(handle);
         handle
     }

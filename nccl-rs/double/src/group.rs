@@ -4,8 +4,9 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::communicator::{Communicator, IN_PROGRESS, INTERNAL_ERROR, INVALID_USAGE, SUCCESS, SYSTEM_ERROR, failed};
+use crate::communicator::{Communicator, IN_PROGRESS, INTERNAL_ERROR, INVALID_USAGE, SUCCESS, SYSTEM_ERROR};
 use crate::operation::{Operation, run};
+use crate::registry::failed;
 use crate::script::Action;
 use crate::stream::submit;
 

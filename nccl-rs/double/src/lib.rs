@@ -30,12 +30,14 @@
 //! `on R` for one rank: `hang at op 3 on 1; slow=200 at init`.
 
 mod abi;
+mod beginning;
 mod bootstrap;
 mod communicator;
 mod group;
 mod memory;
 mod operation;
 mod reduce;
+mod registry;
 mod script;
 mod stream;
 mod wire;
