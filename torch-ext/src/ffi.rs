@@ -20,6 +20,11 @@ pub struct Transfer {
 }
 
 #[repr(C)]
+pub struct Event {
+    _opaque: [u8; 0],
+}
+
+#[repr(C)]
 pub struct StoreFace {
     pub this: *mut c_void,
     pub set: extern "C" fn(*mut c_void, *const c_char, *const u8, usize, *mut c_void) -> c_int,
@@ -51,6 +56,20 @@ unsafe extern "C" {
     pub fn began_transfer_wait(transfer: *mut Transfer, milliseconds: i64) -> c_int;
     pub fn began_transfer_abort(transfer: *mut Transfer);
     pub fn began_transfer_free(transfer: *mut Transfer);
+
+    pub fn began_stream_new(index: c_int, high: c_int, id: *mut i64) -> c_int;
+    pub fn began_stream_current(index: c_int, id: *mut i64) -> c_int;
+    pub fn began_stream_exchange(index: c_int, id: i64, before: *mut i64) -> c_int;
+    pub fn began_stream_native(index: c_int, id: i64, native: *mut *mut c_void) -> c_int;
+    pub fn began_stream_synchronize(index: c_int, id: i64) -> c_int;
+    pub fn began_device_set(index: c_int) -> c_int;
+    pub fn began_record_stream(tensor: *const RawTensor, index: c_int, id: i64) -> c_int;
+    pub fn began_event_new(timing: c_int) -> *mut Event;
+    pub fn began_event_free(event: *mut Event);
+    pub fn began_event_record(event: *mut Event, index: c_int, id: i64) -> c_int;
+    pub fn began_event_block(event: *const Event, index: c_int, id: i64) -> c_int;
+    pub fn began_event_query(event: *const Event) -> c_int;
+    pub fn began_event_elapsed(from: *const Event, to: *const Event, milliseconds: *mut f64) -> c_int;
 
     pub fn began_grad(
         output: *const RawTensor,

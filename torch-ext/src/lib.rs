@@ -6,6 +6,7 @@
 mod ffi;
 pub mod gloo;
 mod runtime;
+pub mod stream;
 mod tensor;
 
 pub use runtime::{cpu_capability, deterministic, keep_memory, load_cuda, single_threaded, torch_version};
