@@ -18,7 +18,7 @@ macro_rules! table {
             pub version: Version,
             pub path: PathBuf,
             $(pub $field: ffi::$kind,)*
-            $($later: Option<ffi::$late>,)*
+            $(pub $later: Option<ffi::$late>,)*
         }
 
         impl Api {
@@ -69,6 +69,7 @@ table! {
         deregister: Deregister = c"ncclCommDeregister",
         mem_alloc: MemAlloc = c"ncclMemAlloc",
         mem_free: MemFree = c"ncclMemFree",
+        stream_query: StreamQuery = c"doubleStreamQuery",
     }
 }
 

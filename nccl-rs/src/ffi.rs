@@ -87,6 +87,8 @@ pub type Register = unsafe extern "C" fn(*mut Comm, *mut c_void, usize, *mut *mu
 pub type Deregister = unsafe extern "C" fn(*mut Comm, *mut c_void) -> c_int;
 pub type MemAlloc = unsafe extern "C" fn(*mut *mut c_void, usize) -> c_int;
 pub type MemFree = unsafe extern "C" fn(*mut c_void) -> c_int;
+/// Of a double over host memory: 1 where the stream is idle.
+pub type StreamQuery = unsafe extern "C" fn(usize) -> c_int;
 
 #[cfg(test)]
 mod tests {

@@ -56,7 +56,7 @@
 //! | module | what is in it |
 //! | --- | --- |
 //! | `search`, `dynamic`, `api`, `ffi` | finding and loading the library; its functions and their signatures |
-//! | `library` | [`Nccl`]: version, identifiers, memory |
+//! | `library`, `host` | [`Nccl`]: version, identifiers, memory |
 //! | `communicator`, `split` | how communicators begin and end |
 //! | `operations`, `group` | what is put on a stream |
 //! | `wait`, `poll`, `stop`, `issued` | bounded waiting, and what is said when it ends badly |
@@ -70,6 +70,7 @@ mod element;
 mod error;
 mod ffi;
 mod group;
+mod host;
 mod issued;
 mod library;
 mod operations;

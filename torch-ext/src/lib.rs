@@ -5,6 +5,7 @@
 
 mod ffi;
 pub mod gloo;
+pub mod nccl;
 mod runtime;
 pub mod stream;
 mod tensor;

@@ -1,21 +1,22 @@
 //! What a reduction needs of a group of trainers, whoever provides it: Gloo on CPUs, NCCL on GPUs.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::Result;
 use tch::Tensor;
-use torch_ext::TorchError;
-use torch_ext::gloo::{Group, Operation};
 
-/// How often a wait looks up to see whether it was called off.
-const SLICE: Duration = Duration::from_millis(20);
+mod gloo;
+#[cfg(test)]
+pub(crate) mod in_process;
+mod nccl;
 
-/// Collective operations over all trainers of a generation. Each returns when it is done.
+pub use gloo::Gloo;
+
+/// Collective operations over all trainers of a generation.
 ///
-/// Every trainer must call the same operations in the same order.
-pub trait Collective: Send {
+/// Every trainer must call the same operations in the same order. What an operation gives is there for whatever the calling
+/// thread's stream does next; the host may touch it after [`Collective::settle`].
+pub trait Collective: Send + std::fmt::Debug {
     /// Sends `input_splits[r]` elements of `input` to each rank `r` and receives `output_splits[r]` from it into `output`.
     ///
     /// # Errors
@@ -37,68 +38,15 @@ pub trait Collective: Send {
     /// # Errors
     /// If a peer is gone, or the wait was called off.
     fn all_reduce(&mut self, tensor: &Tensor) -> Result<()>;
+    /// Waits until the device has done what was asked for, in a wait that can be called off. `what` names it in errors.
+    ///
+    /// # Errors
+    /// If a peer is gone, or the wait was called off.
+    fn settle(&mut self, what: &str) -> Result<()>;
+    /// Leaves in good order, as every trainer does: what the others still need of this one is sent first, within `bound`. One that is
+    /// dropped instead leaves at once.
+    fn leave(self: Box<Self>, bound: Duration);
 }
 
 /// Says when to give up a wait: the coordinator's word, not a time-out.
-pub type CalledOff = Arc<AtomicBool>;
-
-/// Gloo, over TCP. Dropping it leaves the group: whatever is pending ends, here and at every peer.
-pub struct Gloo {
-    group: Group,
-    called_off: CalledOff,
-}
-
-impl Gloo {
-    /// Over a group that is connected; waits end when they are called off.
-    #[must_use]
-    pub fn new(group: Group, called_off: CalledOff) -> Self {
-        Self { group, called_off }
-    }
-
-    fn finish(&self, what: &str, operation: Result<Operation, TorchError>) -> Result<()> {
-        let rank = self.group.member().rank;
-        let mut operation = operation.with_context(|| format!("{what} of rank {rank}"))?;
-        loop {
-            match operation.wait(SLICE).with_context(|| format!("{what} of rank {rank}"))? {
-                true => return Ok(()),
-                false if self.called_off.load(Ordering::Acquire) => bail!("{what} of rank {rank} was called off"),
-                false => {}
-            }
-        }
-    }
-}
-
-impl Collective for Gloo {
-    fn all_to_all(
-        &mut self,
-        output: &Tensor,
-        input: &Tensor,
-        output_splits: &[i64],
-        input_splits: &[i64],
-    ) -> Result<()> {
-        let operation = self.group.all_to_all(output, input, output_splits, input_splits);
-        self.finish("all-to-all", operation)
-    }
-
-    fn all_gather(&mut self, output: &Tensor, input: &Tensor) -> Result<()> {
-        let operation = self.group.all_gather(output, input);
-        self.finish("all-gather", operation)
-    }
-
-    fn all_reduce(&mut self, tensor: &Tensor) -> Result<()> {
-        let (world, len) = (i64::from(self.group.member().world), tensor.numel() as i64);
-        ensure!(len % world == 0, "all-reduce: {len} elements do not divide among {world} trainers");
-        let chunk = len / world;
-        let parts = tensor.f_empty_like()?;
-        let splits = vec![chunk; world as usize];
-        self.all_to_all(&parts, tensor, &splits, &splits)?;
-        let sum = parts.f_narrow(0, 0, chunk)?;
-        for rank in 1..world {
-            torch_ext::add_scaled_(&sum, &parts.f_narrow(0, rank * chunk, chunk)?, 1.0)?;
-        }
-        self.all_gather(tensor, &sum)
-    }
-}
-
-#[cfg(test)]
-pub(crate) mod in_process;
+pub type CalledOff = nccl_rs::StopFlag;

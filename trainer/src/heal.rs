@@ -33,6 +33,7 @@ pub fn hand_around(collective: &mut dyn Collective, heal: &Heal, world: u32, sta
         };
         let received = Tensor::f_empty([if from.is_some() { len } else { 0 }], options)?;
         collective.all_to_all(&received, &sent, &splits(from), &splits(to)).context("handing the state around")?;
+        collective.settle("the state")?;
         if from.is_some() {
             let mut start = 0;
             for tensor in state {
@@ -40,6 +41,7 @@ pub fn hand_around(collective: &mut dyn Collective, heal: &Heal, world: u32, sta
                 tensor.f_view(-1)?.f_copy_(&received.f_narrow(0, start, count)?)?;
                 start += count;
             }
+            collective.settle("a copy of the state")?;
         }
     }
     Ok(())

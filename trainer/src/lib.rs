@@ -10,7 +10,7 @@
 //! | [`membership`] | one generation after the other: peers, state, training, leaving |
 //! | [`training`], [`duties`] | the loop; what is done outside the step |
 //! | [`coordination`], [`session`], [`exchange`] | the coordinator, as the loop sees it and over gRPC |
-//! | [`heal`] | handing the state around |
+//! | [`peers`], [`heal`] | finding the peers; handing the state around |
 //! | [`checkpoint`], [`checkpoint_writer`], [`digest`], [`pictures`] | what is written, hashed and shown |
 //! | [`flip`] | a fault for tests |
 //! | [`device`] | the process's device and its ties to whoever started it |
@@ -33,6 +33,7 @@ pub mod leases;
 pub mod membership;
 pub mod network;
 pub mod optimizer;
+pub mod peers;
 pub mod pictures;
 pub mod pool;
 pub mod reduce;

@@ -3,28 +3,22 @@
 //! The state stays between generations, whole or not at all: before it is overwritten the session is told that none is held.
 //! Leaving never waits for a peer.
 
-use std::net::UdpSocket;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use began::{Equilibrium, Step};
 use began_proto::v1::{self as wire, Phase};
 use began_session::{News, Say};
-use torch_ext::gloo::{Connecting, Group, Member};
 
 use crate::checkpoint::{self, ReadError};
-use crate::collective::{Collective, Gloo};
+use crate::collective::{CalledOff, Collective};
 use crate::coordination::Coordination;
+use crate::peers::{Peers, RENDEZVOUS};
 use crate::reduce::{Place, Reducer};
 use crate::reduction_thread::{Reduced, ReductionThread};
 use crate::session::{Incoming, Session, from_wire};
 use crate::state::State;
 use crate::training::{End, Trainer};
-
-/// How long peers may take to connect to each other.
-const RENDEZVOUS: Duration = Duration::from_secs(30);
 
 /// How a generation was left.
 #[derive(Debug)]
@@ -38,7 +32,7 @@ pub enum Left {
 /// What lasts from one generation to the next.
 pub struct Membership<'a> {
     session: &'a Session,
-    coordinator: String,
+    peers: Peers,
     state: Option<State>,
     /// The generation it is in, or was in last.
     generation: u64,
@@ -54,8 +48,8 @@ enum Broken {
 impl<'a> Membership<'a> {
     /// Holding nothing yet.
     #[must_use]
-    pub fn new(session: &'a Session, coordinator: &str) -> Self {
-        Self { session, coordinator: coordinator.into(), state: None, generation: 0 }
+    pub fn new(session: &'a Session, peers: Peers) -> Self {
+        Self { session, peers, state: None, generation: 0 }
     }
 
     /// The generation it was in last.
@@ -95,14 +89,14 @@ impl<'a> Membership<'a> {
         let started = Instant::now();
         self.session.activity().at_step(equilibrium.step);
         self.session.activity().enter(Phase::Rendezvous);
-        let called_off = Arc::new(AtomicBool::new(false));
+        let called_off = CalledOff::new();
         let collective = match self.connect(trainer, generation, place, &called_off)? {
             Ok(collective) => collective,
             Err(broken) => return Ok(self.leave(broken)),
         };
         let rendezvous = started.elapsed();
         let reducer = Reducer::new(place, trainer.config.run.reduce, collective)?;
-        let reduction = ReductionThread::start(reducer, self.session.inbox())?;
+        let reduction = ReductionThread::start(reducer, trainer.device, self.session.inbox())?;
 
         let started = Instant::now();
         self.session.activity().enter(Phase::Starting);
@@ -110,7 +104,7 @@ impl<'a> Membership<'a> {
         let state = match got {
             Ok(Got::Held) => self.state.as_mut().context("the state that is held is gone")?,
             Ok(Got::Unusable(reason)) => {
-                called_off.store(true, Ordering::Release);
+                called_off.stop("there is no state to go on from");
                 drop(reduction);
                 tracing::warn!(reason, "the checkpoint cannot be used");
                 let unusable = wire::CheckpointUnusable { step: equilibrium.step.0, reason };
@@ -118,12 +112,12 @@ impl<'a> Membership<'a> {
                 return Ok(Left::Again);
             }
             Ok(Got::Broken(broken)) => {
-                called_off.store(true, Ordering::Release);
+                called_off.stop("there is no state to go on from");
                 drop(reduction);
                 return Ok(self.leave(broken));
             }
             Err(error) => {
-                called_off.store(true, Ordering::Release);
+                called_off.stop("there is no state to go on from");
                 return Err(error);
             }
         };
@@ -138,9 +132,12 @@ impl<'a> Membership<'a> {
         let orders = wire.orders.unwrap_or_default();
         let mut parts = trainer.enter(state, place, (equilibrium, orders), reduction)?;
         let end = trainer.train(&mut parts, opened.orders.unwrap_or_default());
-        // The reduction's thread looks up, ends, and leaves the group with it.
-        called_off.store(true, Ordering::Release);
+        // Where all leave in order the reduction's thread does so too; else it looks up, ends, and leaves the group with it.
+        if !matches!(end, Ok(End::Regroup | End::Stop(_))) {
+            called_off.stop("the generation is over");
+        }
         drop(parts);
+        called_off.stop("the generation is over");
         Ok(match end? {
             End::Halt(reason) => self.leave(Broken::Halted(reason)),
             End::Severed(why) => self.leave(Broken::Severed(why)),
@@ -202,41 +199,31 @@ impl<'a> Membership<'a> {
         trainer: &Trainer<'_>,
         generation: u64,
         place: Place,
-        called_off: &Arc<AtomicBool>,
+        called_off: &CalledOff,
     ) -> Result<Result<Option<Box<dyn Collective>>, Broken>> {
         if place.world == 1 {
             return Ok(Ok(None));
-        }
-        if trainer.device.is_cuda() {
-            bail!("several GPUs reduce over NCCL, which this version does not have yet; train on one GPU or on CPUs");
         }
         let exchange = match self.session.exchange(generation) {
             Ok(exchange) => exchange,
             Err(error) => return Ok(Err(Broken::Severed(format!("{error:#}")))),
         };
-        let member = Member {
-            rank: place.rank,
-            world: place.world,
-            address: local_address(&self.coordinator)?,
-            connect: RENDEZVOUS,
-            operation: Duration::from_secs_f64(trainer.config.run.step_timeout),
-        };
         let inbox = self.session.inbox();
-        let deliver = move |group: Result<Group, _>| {
+        let deliver = move |group| {
             // A loop that is gone has no use for it.
-            let _ = inbox.send(Incoming::Connected(generation, group.map_err(anyhow::Error::from)));
+            let _ = inbox.send(Incoming::Connected(generation, group));
         };
-        // Dropped on every way out, which calls it off if it is not done.
-        let _connecting = Connecting::start(Arc::new(exchange), member, deliver)
-            .context("cannot start the thread that connects to the peers")?;
+        // Dropped on every way out but one, which calls it off.
+        let operation = Duration::from_secs_f64(trainer.config.run.step_timeout);
+        let connecting = self.peers.connect(exchange, place, operation, called_off, deliver)?;
         let what = format!("the {} peers of generation {generation} to connect", place.world - 1);
         let group = self.wait(&what, RENDEZVOUS + Duration::from_secs(5), |incoming| match incoming {
             Incoming::Connected(number, group) if number == generation => Some(group),
             _ => None,
         });
         Ok(group.map(|group| {
-            let gloo = Gloo::new(group, called_off.clone());
-            Some(Box::new(gloo) as Box<dyn Collective>)
+            connecting.delivered();
+            Some(group)
         }))
     }
 
@@ -301,7 +288,7 @@ impl<'a> Membership<'a> {
         state: &State,
         reduction: &ReductionThread,
     ) -> Result<(), Broken> {
-        reduction.heal(heal.clone(), state.flat());
+        reduction.heal(heal.clone(), state.flat()).map_err(|error| Broken::Severed(format!("{error:#}")))?;
         self.wait("the state to go around", trainer.patience(), |incoming| match incoming {
             Incoming::Reduced(Ok(Reduced::Healed)) => Some(Ok(())),
             Incoming::Reduced(Err(error)) => Some(Err(error)),
@@ -315,14 +302,4 @@ enum Got {
     Held,
     Unusable(String),
     Broken(Broken),
-}
-
-/// This host's address on the way to the coordinator: the one that other nodes can reach too.
-fn local_address(coordinator: &str) -> Result<String> {
-    let socket = UdpSocket::bind("0.0.0.0:0").or_else(|_| UdpSocket::bind("[::]:0"));
-    let found = socket.and_then(|socket| {
-        socket.connect(coordinator)?;
-        socket.local_addr()
-    });
-    Ok(found.with_context(|| format!("no route to the coordinator at {coordinator}"))?.ip().to_string())
 }

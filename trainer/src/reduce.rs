@@ -5,6 +5,7 @@
 //! hands the result to all (all-gather). Only this order of additions decides the bits, and it does not depend on the world.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
 use began::config::Reduce;
@@ -98,12 +99,15 @@ impl Reducer {
         if self.how == Reduce::Fast {
             let mine = local_sum(partials)?;
             collective.all_reduce(&mine)?;
-            return Ok(Gradient(divide(mine, lanes)?));
+            let mine = divide(mine, lanes)?;
+            collective.settle("the sum of a gradient")?;
+            return Ok(Gradient(mine));
         }
         let chunk = divide(owned_chunk(&self.place, collective.as_mut(), partials)?, lanes)?;
         let whole =
             chunk.f_new_empty([chunk.size1()? * i64::from(self.place.world)], (chunk.kind(), chunk.device()))?;
         collective.all_gather(&whole, &chunk)?;
+        collective.settle("the sum of a gradient")?;
         Ok(Gradient(whole))
     }
 
@@ -111,6 +115,13 @@ impl Reducer {
     #[must_use]
     pub fn world(&self) -> u32 {
         self.place.world
+    }
+
+    /// Leaves the group in good order.
+    pub fn leave(self, bound: Duration) {
+        if let Some(collective) = self.collective {
+            collective.leave(bound);
+        }
     }
 
     /// The group itself, for handing the state around; nothing in a world of one.
@@ -146,6 +157,7 @@ impl Reducer {
         let (gradient, tail) = if self.how == Reduce::Fast {
             let all = mine.f_new_empty([world * slots], (kind, device))?;
             collective.all_gather(&all, &mine)?;
+            collective.settle("the losses of all lanes")?;
             (self.average(partials)?.0, all.f_view([world, slots])?)
         } else {
             let chunk = owned_chunk(&place, collective.as_mut(), partials)?;
@@ -154,6 +166,7 @@ impl Reducer {
             let sent = Tensor::f_cat(&[chunk, mine], 0)?;
             let received = sent.f_new_empty([world * (len + slots)], (kind, device))?;
             collective.all_gather(&received, &sent)?;
+            collective.settle("the sum of a gradient and the losses")?;
             let received = received.f_view([world, len + slots])?;
             let whole = received.f_narrow(1, 0, len)?.f_reshape([-1])?;
             (whole, received.f_narrow(1, len, slots)?)

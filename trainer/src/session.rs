@@ -32,7 +32,7 @@ pub enum Incoming {
     /// The coordinator's words.
     News(News),
     /// The group of peers of this generation is there, or is not.
-    Connected(u64, Result<torch_ext::gloo::Group>),
+    Connected(u64, crate::peers::Connected),
     /// A sum over the world is there, or failed.
     Reduced(Result<Reduced>),
 }

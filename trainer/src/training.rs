@@ -15,6 +15,7 @@ use began_data::{DataError, Loader};
 use began_proto::v1::{self as wire, Phase};
 use began_session::{News, Say};
 use tch::{Device, Kind};
+use torch_ext::stream::{Event, Stream};
 
 use crate::checkpoint_writer::CheckpointWriter;
 use crate::coordination::Coordination;
@@ -214,7 +215,7 @@ impl Trainer<'_> {
             if lane + 1 == lanes.end {
                 self.report(&losses, lanes.start, step, generation);
                 let d_fold = std::mem::replace(&mut d_fold, Fold::new(generation.place.lanes));
-                generation.reduction.discriminator(generation.d_pool.partials(d_fold));
+                generation.reduction.discriminator(generation.d_pool.partials(d_fold))?;
             }
             self.look_up(generation)?;
             let g = generation.g_pool.take(&generation.state.generator.parameters)?;
@@ -224,7 +225,7 @@ impl Trainer<'_> {
         let Some((equilibrium, orders)) = now else {
             return Err(anyhow!("rank {} holds no lanes", generation.place.rank).into());
         };
-        generation.reduction.generator(generation.g_pool.partials(g_fold), losses);
+        generation.reduction.generator(generation.g_pool.partials(g_fold), losses)?;
         let (d_gradient, (g_gradient, all)) = self.await_sums(generation)?;
         self.session.activity().enter(Phase::Compute);
         generation.state.commit(&d_gradient, &g_gradient, equilibrium.rate, self.config)?;
@@ -334,8 +335,12 @@ impl Trainer<'_> {
                     anyhow!("the coordinator ordered a held state to be written in the middle of a step").into()
                 );
             }
-            Incoming::Reduced(Ok(Reduced::Discriminator(gradient))) => generation.d_gradient = Some(gradient),
-            Incoming::Reduced(Ok(Reduced::Generator(gradient, losses))) => {
+            Incoming::Reduced(Ok(Reduced::Discriminator(gradient, behind))) => {
+                self.comes_before(&gradient, &behind)?;
+                generation.d_gradient = Some(gradient);
+            }
+            Incoming::Reduced(Ok(Reduced::Generator(gradient, losses, behind))) => {
+                self.comes_before(&gradient, &behind)?;
                 generation.g_gradient = Some((gradient, losses));
             }
             Incoming::Reduced(Err(error)) => return Err(Interrupt::End(End::Severed(format!("{error:#}")))),
@@ -344,6 +349,13 @@ impl Trainer<'_> {
             }
         }
         Ok(true)
+    }
+
+    /// What is computed from now on sees the sum, and its memory is kept until that is done.
+    fn comes_before(&self, gradient: &Gradient, behind: &Event) -> Result<(), torch_ext::TorchError> {
+        let stream = Stream::current(self.device)?;
+        behind.hold_up(stream)?;
+        stream.uses(&gradient.0)
     }
 
     /// The coordinator ends a hung step itself, and one that is gone is given up by the session; this bound is for a

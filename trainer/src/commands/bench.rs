@@ -96,7 +96,7 @@ impl Bench {
         let mut state = State::initial(&config, device)?;
         let mut without = self.trainer(&alone, &config, folder.path(), &manifest, device)?;
         let start = (Equilibrium::start(&config.optimizer), wire::Orders::default());
-        let reduction = ReductionThread::start(Reducer::new(place, config.run.reduce, None)?, alone.inbox())?;
+        let reduction = ReductionThread::start(Reducer::new(place, config.run.reduce, None)?, device, alone.inbox())?;
         let mut generation = without.enter(&mut state, place, start, reduction)?;
         step(&mut without, &mut generation, self.warmup)?;
 
@@ -116,7 +116,7 @@ impl Bench {
             bail!("no generation was opened: {opened:?}")
         };
         let first = opened.equilibrium.context("a generation without an equilibrium")?;
-        let reduction = ReductionThread::start(Reducer::new(place, config.run.reduce, None)?, session.inbox())?;
+        let reduction = ReductionThread::start(Reducer::new(place, config.run.reduce, None)?, device, session.inbox())?;
         let first = (from_wire(&first), first.orders.unwrap_or_default());
         let mut with_generation = with.enter(&mut with_state, place, first, reduction)?;
         step(&mut with, &mut with_generation, self.warmup)?;

@@ -17,6 +17,7 @@ use crate::device::{self, DeviceChoice};
 use crate::feed::Feed;
 use crate::flip::Flip;
 use crate::membership::{Left, Membership};
+use crate::peers::{Backend, Peers};
 use crate::session::{Incoming, Session, TooLate, from_wire};
 use crate::training::{End, Trainer};
 
@@ -50,6 +51,9 @@ pub struct Run {
     /// What to compute on.
     #[arg(long, env = "BEGAN_DEVICE", default_value = "auto")]
     device: DeviceChoice,
+    /// What carries gradients between trainers.
+    #[arg(long, env = "BEGAN_BACKEND", default_value = "auto")]
+    backend: Backend,
     /// End when standard input closes: whoever started this is gone.
     #[arg(long)]
     supervised: bool,
@@ -65,6 +69,9 @@ impl Run {
             device::end_with_parent()?;
         }
         let (device, name) = device::choose(self.device, self.local_rank)?;
+        let peers = Peers::new(self.backend, device, &self.coordinator)?;
+        let software =
+            [Some(device::software()), peers.software()].into_iter().flatten().collect::<Vec<_>>().join(", ");
         let hello = wire::Hello {
             version: began_proto::VERSION,
             trainer: format!("node{}-trainer{}-pid{}", self.node, self.local_rank, std::process::id()),
@@ -73,7 +80,7 @@ impl Run {
             host: device::host_name(),
             pid: std::process::id(),
             device: name,
-            software: device::software(),
+            software,
             ..wire::Hello::default()
         };
         let session = match Session::open(&self.coordinator, Some(self.run.clone()), hello, FIRST_PATIENCE) {
@@ -85,7 +92,7 @@ impl Run {
             }
         };
         let mut writer = None;
-        let ended = self.train(&session, device, &mut writer);
+        let ended = self.train(&session, device, peers, &mut writer);
         if let Err(error) = &ended {
             let for_all = error.downcast_ref::<DataError>().is_some_and(is_the_data);
             session.say(Say::Failure(wire::Failure { reason: format!("{error:#}"), for_all }));
@@ -120,7 +127,13 @@ impl Run {
     }
 
     /// The writer is handed out, so that how it ended is said before what is being written is waited for.
-    fn train(&self, session: &Session, device: Device, out: &mut Option<Arc<CheckpointWriter>>) -> Result<End> {
+    fn train(
+        &self,
+        session: &Session,
+        device: Device,
+        peers: Peers,
+        out: &mut Option<Arc<CheckpointWriter>>,
+    ) -> Result<End> {
         let config = RunConfig::default().overlay(&session.welcome.config, "the coordinator's run.toml")?;
         config.validate()?;
         session.set_patience(Duration::from_secs_f64(config.run.coordinator_wait));
@@ -132,7 +145,7 @@ impl Run {
         let flip = Flip::for_trainer(self.node, self.local_rank);
         let mut trainer =
             Trainer { session, config: &config, run: self.run.clone(), feed, device, writer: Some(writer), flip };
-        let mut membership = Membership::new(session, &self.coordinator);
+        let mut membership = Membership::new(session, peers);
         loop {
             session.activity().enter(Phase::Idle);
             let end = match self.await_generation(session, &trainer, &mut membership)? {
