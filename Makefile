@@ -9,7 +9,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 DEMO ?= runs/demo
 
-.PHONY: help setup build demo test lint doc bench bench-recovery bench-coordinator bench-cost chaos conform clean
+.PHONY: help setup build image demo test test-kubernetes kubernetes-manifests lint doc bench bench-recovery bench-coordinator bench-cost chaos conform clean
 
 help: ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -21,6 +21,10 @@ build: setup ## build launcher, coordinator and trainer into bin/
 	@echo "build: compiling (the first time takes a few minutes)"
 	cargo build --workspace --bins
 	@mkdir -p bin && for name in launcher coordinator trainer simulate bench-coordinator; do ln -sf ../target/debug/$$name bin/$$name; done
+
+image: setup ## what a container image holds: launcher, coordinator and trainer, optimised, in image/bin
+	cargo build --release --package launcher --package coordinator --package trainer --bins
+	@mkdir -p image/bin && cp target/release/launcher target/release/coordinator target/release/trainer image/bin/
 
 demo: build ## train on made-up faces with two trainers; pictures in runs/demo/samples
 	@if [ -f $(DEMO)/run.toml ]; then \
@@ -39,6 +43,18 @@ test: build ## all tests
 	else \
 	  cargo test --workspace --no-fail-fast; \
 	fi
+
+# A stamp of what was installed: pip is asked only when that changes.
+.venv-kubernetes/installed: deploy/kubernetes/requirements.txt
+	@$(PYTHON) -m venv .venv-kubernetes && .venv-kubernetes/bin/python -m pip install --quiet --requirement $<
+	@touch $@
+
+test-kubernetes: build .venv-kubernetes/installed ## manifests against Kubernetes 1.29 and newer, and the Dockerfiles, without a cluster or an engine
+	@.venv-kubernetes/bin/python deploy/kubernetes/validate.py --launcher bin/launcher --count $${COUNT:-60} --seed $${SEED:-1}
+	@.venv-kubernetes/bin/python deploy/docker/check.py
+
+kubernetes-manifests: build ## print the cases in deploy/kubernetes again
+	@deploy/kubernetes/print.sh bin/launcher
 
 lint: setup ## format check, clippy and docs, warnings as errors
 	cargo fmt --all --check

@@ -157,7 +157,7 @@ impl Node {
                     place.furthest = Some(step);
                     place.restarts.progressed();
                 }
-                report::send(&Report::Committed { rank: self.args.first_rank + local_rank, step });
+                report::send(&Report::Committed { rank: self.args.first_rank() + local_rank, step });
             }
             Heard::Ended { exit, .. } => {
                 if let State::Running(trainer) = std::mem::replace(&mut place.state, State::Empty) {
@@ -177,7 +177,7 @@ impl Node {
                 Ok(trainer) => place.state = State::Running(trainer),
                 Err(error) => {
                     let exit = Exit { code: Some(1), signal: None };
-                    let (rank, local_rank) = (self.args.first_rank + place.local_rank, place.local_rank);
+                    let (rank, local_rank) = (self.args.first_rank() + place.local_rank, place.local_rank);
                     let end = End { rank, local_rank, pid: 0, exit, last_lines: vec![format!("{error:#}")] };
                     place.ended(end, false, self.wanted);
                 }

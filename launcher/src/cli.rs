@@ -11,9 +11,11 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 mod durations;
 mod faults;
+mod kubernetes;
 
 use durations::seconds;
 pub use faults::{ChaosArgs, Fault};
+pub use kubernetes::{Access, CoordinateArgs, Keys, KubernetesArgs, Monitoring, PodDevice};
 
 /// The launcher's command line.
 #[derive(Debug, Parser)]
@@ -84,6 +86,11 @@ pub enum Command {
         #[arg(long, default_value = "60", value_parser = seconds, env = "BEGAN_WAIT", value_name = "SECONDS")]
         wait: Duration,
     },
+    /// Print the manifests of a run on Kubernetes
+    Kubernetes(Box<KubernetesArgs>),
+    /// Make a run, or go on with it, and keep its coordinator (a pod starts this)
+    #[command(hide = true)]
+    Coordinate(CoordinateArgs),
     /// Start and watch the trainers of one node (the launcher starts this)
     #[command(hide = true)]
     Agent(AgentArgs),
@@ -217,32 +224,46 @@ pub struct LaunchArgs {
 #[derive(Args, Clone, Debug)]
 pub struct AgentArgs {
     /// Where the coordinator listens
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, env = "BEGAN_COORDINATOR_ADDRESS", value_name = "ADDR")]
     pub coordinator: String,
     /// The run's folder
-    #[arg(long)]
+    #[arg(long, env = "BEGAN_RUN")]
     pub run: PathBuf,
     /// Index of this node
-    #[arg(long)]
+    #[arg(long, env = "BEGAN_NODE")]
     pub node: u32,
     /// Trainers to start
-    #[arg(long)]
+    #[arg(long, env = "BEGAN_GPUS")]
     pub trainers: u32,
-    /// Rank of the first of them
+    /// Rank of the first of them; as many before it as on as many nodes of this size, if not given
     #[arg(long)]
-    pub first_rank: u32,
+    pub first_rank: Option<u32>,
     /// What they compute on: cpu or cuda
-    #[arg(long)]
+    #[arg(long, env = "BEGAN_DEVICE")]
     pub device: String,
     /// Seconds between asking trainers to end and killing them
-    #[arg(long, default_value = "30", value_parser = seconds)]
+    #[arg(long, default_value = "30", value_parser = seconds, env = "BEGAN_GRACE")]
     pub grace: Duration,
     /// How often in a row a trainer is started again without a step committed in between
-    #[arg(long, default_value_t = 8, value_name = "N")]
+    #[arg(long, default_value_t = 8, value_name = "N", env = "BEGAN_RESTARTS")]
     pub restarts: u32,
     /// Report every line the trainers write
-    #[arg(long)]
+    #[arg(long, env = "BEGAN_FORWARD_LOGS")]
     pub forward_logs: bool,
+    /// Wait for the coordinator first, and end with a code that a Job goes by
+    #[arg(long, env = "BEGAN_POD")]
+    pub pod: bool,
+    /// For how long
+    #[arg(long, default_value = "3600", value_parser = seconds, env = "BEGAN_WAIT_FOR_COORDINATOR", value_name = "SECONDS")]
+    pub wait_for_coordinator: Duration,
+}
+
+impl AgentArgs {
+    /// Rank of the first trainer of this node.
+    #[must_use]
+    pub fn first_rank(&self) -> u32 {
+        self.first_rank.unwrap_or(self.node.saturating_mul(self.trainers))
+    }
 }
 
 /// `--device`.
@@ -352,10 +373,12 @@ mod tests {
     #[test]
     fn the_short_help_lists_only_what_people_use() {
         let help = parse("launcher -h").map(|_| ()).expect_err("help").to_string();
-        for listed in ["train", "resume", "digest", "verify", "reproduce", "ledger", "chaos", "status", "stop"] {
+        for listed in
+            ["train", "resume", "digest", "verify", "reproduce", "ledger", "chaos", "kubernetes", "status", "stop"]
+        {
             assert!(help.contains(&format!("  {listed}")), "{help}");
         }
-        for hidden in ["  agent", "  tied", "  kubernetes"] {
+        for hidden in ["  agent", "  tied", "  coordinate"] {
             assert!(!help.contains(hidden), "{help}");
         }
     }

@@ -49,28 +49,59 @@ impl Shape {
     }
 }
 
+/// What a command line says about the configuration of a new run.
+#[derive(Clone, Copy, Debug)]
+pub struct Said<'a> {
+    /// `--preset`.
+    pub preset: Option<&'a str>,
+    /// `--config`.
+    pub file: Option<&'a Path>,
+    /// `--data`.
+    pub data: Option<&'a Path>,
+    /// `--set`.
+    pub set: &'a [String],
+}
+
+impl Said<'_> {
+    /// The preset, overlaid by the file, by the data, by each key; and whether any of it gave `model.size`.
+    ///
+    /// # Errors
+    /// The first thing that cannot be read or is no key, naming the flag, file or key.
+    pub fn configuration(&self) -> Result<(RunConfig, bool)> {
+        let mut config = match self.preset {
+            Some(name) => RunConfig::preset(name).context("--preset")?,
+            None => RunConfig::default(),
+        };
+        let mut size_given = self.preset.is_some();
+        if let Some(file) = self.file {
+            let text =
+                std::fs::read_to_string(file).with_context(|| format!("cannot read --config {}", file.display()))?;
+            config = config.overlay(&text, &file.display().to_string())?;
+            size_given |= gives_size(&text);
+        }
+        if let Some(data) = self.data {
+            config.data.path = path_as_text(data)?;
+        }
+        for assignment in self.set {
+            config = config.set(assignment)?;
+            size_given |= key_of(assignment) == "model.size";
+        }
+        Ok((config, size_given))
+    }
+}
+
 /// The configuration of a new run, and the manifest of its data.
 ///
 /// # Errors
 /// The first thing that does not hold, naming the flag, file or key.
 pub fn new_run(args: &TrainArgs) -> Result<(RunConfig, Manifest)> {
-    let mut config = match &args.preset {
-        Some(name) => RunConfig::preset(name).context("--preset")?,
-        None => RunConfig::default(),
+    let said = Said {
+        preset: args.preset.as_deref(),
+        file: args.config.as_deref(),
+        data: args.data.as_deref(),
+        set: &args.set,
     };
-    let mut size_given = args.preset.is_some();
-    if let Some(file) = &args.config {
-        let text = std::fs::read_to_string(file).with_context(|| format!("cannot read --config {}", file.display()))?;
-        config = config.overlay(&text, &file.display().to_string())?;
-        size_given |= gives_size(&text);
-    }
-    if let Some(data) = &args.data {
-        config.data.path = path_as_text(data)?;
-    }
-    for assignment in &args.set {
-        config = config.set(assignment)?;
-        size_given |= key_of(assignment) == "model.size";
-    }
+    let (mut config, size_given) = said.configuration()?;
     if config.data.path.is_empty() {
         bail!("no data: say --data DIR (a folder that `trainer prepare SOURCE --out DIR` made)");
     }
@@ -155,7 +186,11 @@ pub fn same_data(config: &RunConfig, manifest: &RunManifest, flag: &str) -> Resu
     fits_data(config, &data)
 }
 
-fn fits_data(config: &RunConfig, data: &Manifest) -> Result<()> {
+/// Checks that the images of the data are of the size that the network takes.
+///
+/// # Errors
+/// If not.
+pub fn fits_data(config: &RunConfig, data: &Manifest) -> Result<()> {
     if config.model.size == data.size {
         return Ok(());
     }
@@ -176,7 +211,8 @@ fn gives_size(text: &str) -> bool {
     table.is_some_and(|table| table.get("model").is_some_and(|model| model.get("size").is_some()))
 }
 
-fn key_of(assignment: &str) -> &str {
+/// The key of `key=value`.
+pub fn key_of(assignment: &str) -> &str {
     assignment.split_once('=').map_or("", |(key, _)| key.trim())
 }
 

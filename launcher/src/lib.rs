@@ -12,6 +12,7 @@
 //! | [`watch`], [`show`], [`ending`] | the coordinator's words, what people see of them, and the last of it |
 //! | [`verify`], [`reproduce`] | whether two runs are one; the second one computed for that |
 //! | [`inspect`], [`ledger`] | where a run stands; which samples it drew |
+//! | [`kubernetes`] | the manifests of a run on Kubernetes, and what its pods start |
 //! | [`chaos`] | making things go wrong in a running run |
 //!
 //! It knows the algorithm's vocabulary, the wire and the files of a run, and never torch.
@@ -25,6 +26,7 @@ pub mod configure;
 pub mod devices;
 pub mod ending;
 pub mod inspect;
+pub mod kubernetes;
 pub mod launch;
 pub mod ledger;
 pub mod made;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Parser;
 use launcher::cli::{Cli, Command, with_default_command};
-use launcher::{agent, chaos, inspect, ledger, reproduce, resume, tied, train, verify};
+use launcher::{agent, chaos, inspect, kubernetes, ledger, reproduce, resume, tied, train, verify};
 
 fn main() -> ExitCode {
     let cli = Cli::parse_from(with_default_command(std::env::args_os()));
@@ -14,6 +14,7 @@ fn main() -> ExitCode {
         Command::Tied { parent, program } => tied::become_tied(parent, &program).map(|never| match never {}),
         Command::Digest { run } => inspect::digest(&run),
         Command::Ledger { run, data, json } => ledger::ledger(&run, data.as_deref(), json),
+        Command::Kubernetes(args) => kubernetes::kubernetes(&args),
         Command::Verify { run, other } => {
             let verdict = verify::verify(&run, &other);
             let written = match verdict.exit_code() {
@@ -44,8 +45,14 @@ fn on_this_thread(command: Command) -> Result<u8> {
             Command::Chaos(args) => chaos::chaos(&args).await,
             Command::Status { run, json } => inspect::status(&run, json).await,
             Command::Stop { run, wait } => inspect::stop(&run, wait).await,
+            Command::Agent(args) if args.pod => kubernetes::pod::node::agent(args).await,
             Command::Agent(args) => agent::run(args).await,
-            Command::Tied { .. } | Command::Digest { .. } | Command::Verify { .. } | Command::Ledger { .. } => Ok(0),
+            Command::Coordinate(args) => kubernetes::pod::coordinate::coordinate(args).await,
+            Command::Tied { .. }
+            | Command::Digest { .. }
+            | Command::Verify { .. }
+            | Command::Ledger { .. }
+            | Command::Kubernetes(_) => Ok(0),
         }
     });
     runtime.shutdown_background();

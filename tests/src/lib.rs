@@ -5,6 +5,7 @@
 mod desk;
 mod disturbed;
 mod place;
+pub mod pods;
 
 pub use desk::Desk;
 pub use disturbed::{Course, Disturbed, holds, undisturbed};

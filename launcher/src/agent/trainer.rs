@@ -56,7 +56,7 @@ impl Trainer {
     /// # Errors
     /// If it cannot be started.
     pub fn start(args: &AgentArgs, local_rank: u32, ears: &mpsc::UnboundedSender<Heard>) -> Result<Self> {
-        let rank = args.first_rank + local_rank;
+        let rank = args.first_rank() + local_rank;
         let program = binaries::trainer()?;
         let mut command: Command = tied::command(&program)?;
         command
