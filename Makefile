@@ -9,7 +9,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 DEMO ?= runs/demo
 
-.PHONY: help setup build image demo test test-kubernetes kubernetes-manifests lint doc bench bench-recovery bench-coordinator bench-cost chaos conform clean
+.PHONY: help setup build image demo test test-kubernetes kubernetes-manifests lint doc bench bench-recovery bench-coordinator bench-cost chaos conform gpu-check clean
 
 help: ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -79,6 +79,9 @@ bench-cost: build ## a step with everything on beside a bare one, 4 trainers, 64
 chaos: build ## 10,000 simulated histories, then a real run through 100 random faults, checked against an undisturbed one
 	@bin/simulate --histories $${HISTORIES:-10000}
 	@$(PYTHON) benches/chaos.py
+
+gpu-check: build ## pack what a GPU machine needs into gpu-pack/, and check everything there if this is one
+	@$(PYTHON) gpu/pack.py
 
 conform: build ## the step against fixtures made by PyTorch
 	@for fixture in tests/fixtures/*.safetensors; do bin/trainer conform $$fixture --quiet || exit 1; done
