@@ -9,7 +9,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 DEMO ?= runs/demo
 
-.PHONY: help setup build image demo test test-kubernetes kubernetes-manifests lint doc bench bench-recovery bench-coordinator bench-cost chaos conform gpu-check clean
+.PHONY: help setup build image demo test test-kubernetes kubernetes-manifests test-slurm campaign lint doc bench bench-recovery bench-coordinator bench-cost chaos conform gpu-check clean
 
 help: ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -55,6 +55,13 @@ test-kubernetes: build .venv-kubernetes/installed ## manifests against Kubernete
 
 kubernetes-manifests: build ## print the cases in deploy/kubernetes again
 	@deploy/kubernetes/print.sh bin/launcher
+
+test-slurm: export BEGAN_BINARIES := $(CURDIR)/target/debug
+test-slurm: build ## runs in a real SLURM of four nodes on this machine (needs root, munge, slurmctld, slurmd, slurm-client)
+	cargo test -p began-tests --test slurm -- --nocapture
+
+campaign: build ## one run on 1x1, 1x2, 2x2, 4x2 and with faults, on CPUs: one digest; the table in runs/campaign
+	bin/launcher campaign deploy/reproduce/campaign.toml --out runs/campaign
 
 lint: setup ## format check, clippy and docs, warnings as errors
 	cargo fmt --all --check

@@ -46,13 +46,22 @@ pub async fn run(args: AgentArgs) -> Result<u8> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut quit = signal(SignalKind::quit())?;
-    let mut orders = orders::listen();
+    let mut orders = orders::listen(args.lost_after);
     let soon = args.grace.min(ORPHAN_GRACE);
     let grace = args.grace;
+    let deaf = args.deaf;
 
     let (ears, mut heard) = mpsc::unbounded_channel();
-    let mut node =
-        Node { args, ears, places: Vec::new(), wanted: true, deadline: None, killed: false, could_not: false };
+    let mut node = Node {
+        args,
+        ears,
+        places: Vec::new(),
+        wanted: true,
+        deadline: None,
+        killed: false,
+        could_not: false,
+        abandoned: false,
+    };
     node.fill(soon);
     while !node.is_over() {
         let due = node.due();
@@ -60,12 +69,17 @@ pub async fn run(args: AgentArgs) -> Result<u8> {
             Some(heard) = heard.recv() => node.hears(heard),
             Some(order) = orders.recv() => match order {
                 Order::NoMoreRestarts => node.restart_nobody(),
-                Order::End => node.ask(soon),
+                Order::Terminate => node.ask(grace),
+                Order::Kill => node.kill(),
+                Order::End => {
+                    node.abandoned = true;
+                    node.ask(soon);
+                }
             },
             _ = hangup.recv() => node.ask(soon),
-            _ = terminate.recv() => node.ask(grace),
-            _ = interrupt.recv() => node.ask(grace),
-            _ = quit.recv() => node.kill(),
+            _ = terminate.recv(), if !deaf => node.ask(grace),
+            _ = interrupt.recv(), if !deaf => node.ask(grace),
+            _ = quit.recv(), if !deaf => node.kill(),
             () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => node.start_who_is_due(),
             () = sleep_until(node.deadline.unwrap_or_else(Instant::now)), if node.deadline.is_some() => {
                 if node.killed {
@@ -77,7 +91,10 @@ pub async fn run(args: AgentArgs) -> Result<u8> {
             }
         }
     }
-    report::send(&Report::Over);
+    // A launcher that is there again, behind a network that was cut, is to start another agent.
+    if !node.abandoned {
+        report::send(&Report::Over);
+    }
     Ok(node.code())
 }
 
@@ -108,6 +125,8 @@ struct Node {
     wanted: bool,
     deadline: Option<Instant>,
     killed: bool,
+    /// It ends because nothing is heard of the launcher.
+    abandoned: bool,
     /// A first trainer could not be started.
     could_not: bool,
 }
@@ -206,9 +225,15 @@ impl Node {
         if self.killed {
             return;
         }
+        let deaf = self.args.deaf;
         for trainer in self.running() {
             trainer.asked = true;
-            trainer.child.signal(Signal::SIGTERM);
+            // One that does not hear TERM ends as if this process were gone.
+            if deaf {
+                trainer.child.close_stdin();
+            } else {
+                trainer.child.signal(Signal::SIGTERM);
+            }
         }
         // Asked again with less time, the shorter one counts.
         let deadline = Instant::now() + grace;

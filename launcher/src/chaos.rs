@@ -124,7 +124,7 @@ impl Chaos<'_> {
         loop {
             let left = until.saturating_duration_since(Instant::now());
             tokio::select! {
-                asked = self.signals.next() => return Err(Why::Asked(asked)),
+                asked = self.signals.asked() => return Err(Why::Asked(asked)),
                 () = sleep(left.min(LOOK)) => {}
             }
             if let Some(cut) = &mut cut

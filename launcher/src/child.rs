@@ -140,6 +140,17 @@ impl Child {
         }
     }
 
+    /// Kills it if it is still there after this long.
+    pub fn kill_after(&self, time: Duration) {
+        let (pid, ended) = (self.pid, Arc::clone(&self.ended));
+        tokio::spawn(async move {
+            tokio::time::sleep(time).await;
+            if !ended.load(Ordering::SeqCst) {
+                let _ = killpg(pid, Signal::SIGKILL);
+            }
+        });
+    }
+
     /// Sends it a line on its stdin. One that does not read it, or has ended, is none the wiser.
     pub fn tell(&self, line: &str) {
         if let Some(stdin) = &self.stdin {

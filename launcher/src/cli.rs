@@ -9,13 +9,17 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+mod campaign;
 mod durations;
 mod faults;
 mod kubernetes;
+mod place;
 
+pub use campaign::CampaignArgs;
 use durations::seconds;
 pub use faults::{ChaosArgs, Fault};
 pub use kubernetes::{Access, CoordinateArgs, Keys, KubernetesArgs, Monitoring, PodDevice};
+pub use place::{NodeCount, Place, PlaceArgs, node_count};
 
 /// The launcher's command line.
 #[derive(Debug, Parser)]
@@ -68,6 +72,10 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// One run on several shapes, with and without faults, and a table of the digests
+    Campaign(CampaignArgs),
+    /// Look at the nodes as before a run, and start none
+    Check(CheckArgs),
     /// Make things go wrong in a running run on this machine, to see it heal
     Chaos(ChaosArgs),
     /// Where a run stands
@@ -94,9 +102,15 @@ pub enum Command {
     /// Start and watch the trainers of one node (the launcher starts this)
     #[command(hide = true)]
     Agent(AgentArgs),
+    /// Say what is on a node (the launcher starts this)
+    #[command(hide = true)]
+    Probe,
     /// Become another program that ends with its parent (the agent starts this)
     #[command(hide = true)]
     Tied {
+        /// Withstand TERM and INT
+        #[arg(long)]
+        deaf: bool,
         /// The parent's process
         parent: i32,
         /// The program and its arguments
@@ -108,12 +122,12 @@ pub enum Command {
 /// Flags of `train`.
 #[derive(Args, Clone, Debug)]
 pub struct TrainArgs {
-    /// Nodes
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65536), env = "BEGAN_NODES")]
-    pub nodes: u32,
-    /// Trainers on each node, one a device
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024), env = "BEGAN_GPUS")]
-    pub gpus: u32,
+    /// Nodes, or the least and the most of them, as in 2:4; as many as there are hosts if not given, or 1
+    #[arg(long, value_parser = node_count, env = "BEGAN_NODES", value_name = "N|N:M")]
+    pub nodes: Option<NodeCount>,
+    /// Trainers on each node, one a device; as many as the hosts have slots if not given, or 1
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024), env = "BEGAN_GPUS", value_name = "N")]
+    pub gpus: Option<u32>,
     /// The prepared data set
     #[arg(long, env = "BEGAN_DATA", value_name = "DIR")]
     pub data: Option<PathBuf>,
@@ -132,12 +146,15 @@ pub struct TrainArgs {
     /// What the trainers compute on
     #[arg(long, value_enum, default_value_t = DeviceChoice::Auto, env = "BEGAN_DEVICE")]
     pub device: DeviceChoice,
-    /// How the nodes are reached
-    #[arg(long, value_enum, default_value_t = Place::Auto, env = "BEGAN_ON")]
-    pub on: Place,
-    /// The hosts for `--on ssh`, one a line
-    #[arg(long, env = "BEGAN_HOSTS", value_name = "FILE")]
-    pub hosts: Option<PathBuf>,
+    /// Write a batch script for SLURM and submit it, in place of starting anything here
+    #[arg(long, env = "BEGAN_SUBMIT")]
+    pub submit: bool,
+    /// An argument for sbatch, as in --sbatch-args "--partition=gpu --time=8:00:00"
+    #[arg(long, env = "BEGAN_SBATCH_ARGS", value_name = "ARGS", allow_hyphen_values = true)]
+    pub sbatch_args: Vec<String>,
+    /// Where the nodes are.
+    #[command(flatten)]
+    pub place: PlaceArgs,
     /// What is shown meanwhile.
     #[command(flatten)]
     pub show: LaunchArgs,
@@ -149,8 +166,8 @@ pub struct ResumeArgs {
     /// The run's folder
     pub run: PathBuf,
     /// Nodes; as at the last launch if not given
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=65536), env = "BEGAN_NODES")]
-    pub nodes: Option<u32>,
+    #[arg(long, value_parser = node_count, env = "BEGAN_NODES", value_name = "N|N:M")]
+    pub nodes: Option<NodeCount>,
     /// Trainers on each node; as at the last launch if not given
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024), env = "BEGAN_GPUS")]
     pub gpus: Option<u32>,
@@ -163,9 +180,9 @@ pub struct ResumeArgs {
     /// Go on even if the checkpoint is not as it was written
     #[arg(long, env = "BEGAN_ACCEPT_CHANGED_CHECKPOINT")]
     pub accept_changed_checkpoint: bool,
-    /// How the nodes are reached
-    #[arg(long, value_enum, default_value_t = Place::Auto, env = "BEGAN_ON")]
-    pub on: Place,
+    /// Where the nodes are.
+    #[command(flatten)]
+    pub place: PlaceArgs,
     /// What is shown meanwhile.
     #[command(flatten)]
     pub show: LaunchArgs,
@@ -180,8 +197,8 @@ pub struct ReproduceArgs {
     #[arg(long, env = "BEGAN_OUT", value_name = "RUN2")]
     pub out: PathBuf,
     /// Nodes; as at the run's last launch if not given
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=65536), env = "BEGAN_NODES")]
-    pub nodes: Option<u32>,
+    #[arg(long, value_parser = node_count, env = "BEGAN_NODES", value_name = "N|N:M")]
+    pub nodes: Option<NodeCount>,
     /// Trainers on each node; as at the run's last launch if not given
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024), env = "BEGAN_GPUS")]
     pub gpus: Option<u32>,
@@ -191,12 +208,35 @@ pub struct ReproduceArgs {
     /// Where the run's data lies now, if elsewhere than run.toml says
     #[arg(long, env = "BEGAN_DATA", value_name = "DIR")]
     pub data: Option<PathBuf>,
-    /// How the nodes are reached
-    #[arg(long, value_enum, default_value_t = Place::Auto, env = "BEGAN_ON")]
-    pub on: Place,
+    /// Where the nodes are.
+    #[command(flatten)]
+    pub place: PlaceArgs,
     /// What is shown meanwhile.
     #[command(flatten)]
     pub show: LaunchArgs,
+}
+
+/// Flags of `check`.
+#[derive(Args, Clone, Debug)]
+pub struct CheckArgs {
+    /// Nodes, or the least and the most of them; as many as there are hosts if not given
+    #[arg(long, value_parser = node_count, env = "BEGAN_NODES", value_name = "N|N:M")]
+    pub nodes: Option<NodeCount>,
+    /// Trainers on each node
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024), env = "BEGAN_GPUS", value_name = "N")]
+    pub gpus: Option<u32>,
+    /// The prepared data set that every node is to see
+    #[arg(long, env = "BEGAN_DATA", value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Where a run's folder is to be, on a file system that all nodes share
+    #[arg(long, env = "BEGAN_RUN", value_name = "RUN")]
+    pub run: Option<PathBuf>,
+    /// What the trainers are to compute on
+    #[arg(long, value_enum, default_value_t = DeviceChoice::Auto, env = "BEGAN_DEVICE")]
+    pub device: DeviceChoice,
+    /// Where the nodes are.
+    #[command(flatten)]
+    pub place: PlaceArgs,
 }
 
 /// What a launch shows while it lasts, how often it starts again what failed, and how long it waits at the end.
@@ -256,6 +296,15 @@ pub struct AgentArgs {
     /// For how long
     #[arg(long, default_value = "3600", value_parser = seconds, env = "BEGAN_WAIT_FOR_COORDINATOR", value_name = "SECONDS")]
     pub wait_for_coordinator: Duration,
+    /// The interface whose address the trainers tell the others
+    #[arg(long, value_name = "NAME")]
+    pub interface: Option<String>,
+    /// Heed no signals, nor let the trainers: the launcher's lines say what to do
+    #[arg(long)]
+    pub deaf: bool,
+    /// End if no line comes from the launcher for so many seconds
+    #[arg(long, value_parser = seconds, value_name = "SECONDS")]
+    pub lost_after: Option<Duration>,
 }
 
 impl AgentArgs {
@@ -277,17 +326,14 @@ pub enum DeviceChoice {
     Cpu,
 }
 
-/// `--on`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Place {
-    /// What fits the surroundings
-    Auto,
-    /// All nodes on this machine
-    Local,
-    /// Over ssh (not yet)
-    Ssh,
-    /// Inside a SLURM allocation (not yet)
-    Slurm,
+impl std::fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Cuda => "cuda",
+            Self::Cpu => "cpu",
+        })
+    }
 }
 
 /// `--log-format`.
@@ -324,7 +370,7 @@ mod tests {
             ["launcher --nodes 4 --gpus 8 --data d --run r", "launcher train --nodes 4 --gpus 8 --data d --run r"]
         {
             let Command::Train(train) = parse(line)?.command else { panic!("{line} is not train") };
-            assert_eq!((train.nodes, train.gpus), (4, 8));
+            assert_eq!((train.nodes, train.gpus), (Some(NodeCount::exactly(4)), Some(8)));
             assert_eq!(train.show.grace, Duration::from_secs(30));
         }
         Ok(())
@@ -373,12 +419,23 @@ mod tests {
     #[test]
     fn the_short_help_lists_only_what_people_use() {
         let help = parse("launcher -h").map(|_| ()).expect_err("help").to_string();
-        for listed in
-            ["train", "resume", "digest", "verify", "reproduce", "ledger", "chaos", "kubernetes", "status", "stop"]
-        {
+        for listed in [
+            "train",
+            "resume",
+            "digest",
+            "verify",
+            "reproduce",
+            "ledger",
+            "chaos",
+            "campaign",
+            "check",
+            "kubernetes",
+            "status",
+            "stop",
+        ] {
             assert!(help.contains(&format!("  {listed}")), "{help}");
         }
-        for hidden in ["  agent", "  tied", "  coordinate"] {
+        for hidden in ["  agent", "  tied", "  probe", "  coordinate"] {
             assert!(!help.contains(hidden), "{help}");
         }
     }

@@ -12,6 +12,7 @@ use began_data::Manifest;
 use began_record::RunManifest;
 
 use crate::cli::TrainArgs;
+use crate::nodes::place::Layout;
 
 /// How many nodes and trainers a launch has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,7 +95,7 @@ impl Said<'_> {
 ///
 /// # Errors
 /// The first thing that does not hold, naming the flag, file or key.
-pub fn new_run(args: &TrainArgs) -> Result<(RunConfig, Manifest)> {
+pub fn new_run(args: &TrainArgs, layout: &Layout) -> Result<(RunConfig, Manifest)> {
     let said = Said {
         preset: args.preset.as_deref(),
         file: args.config.as_deref(),
@@ -112,13 +113,22 @@ pub fn new_run(args: &TrainArgs) -> Result<(RunConfig, Manifest)> {
     }
     config.validate()?;
     fits_data(&config, &data)?;
-    let shape = Shape { nodes: args.nodes, gpus: args.gpus };
     if config.run.lanes == 0 {
-        config.run.lanes = shape.world();
+        // Of the most nodes there may be: a run can never have more trainers than lanes.
+        config.run.lanes = layout.most.saturating_mul(layout.shape.gpus);
     }
+    elastic(&mut config, layout, &args.set);
     config.validate()?;
-    shape.fits(config.run.lanes)?;
+    layout.shape.fits(config.run.lanes)?;
     Ok((config, data))
+}
+
+/// With fewer nodes than the most, the run is to wait rather than go on with fewer trainers than the least have, unless a key
+/// says otherwise.
+pub fn elastic(config: &mut RunConfig, layout: &Layout, set: &[String]) {
+    if layout.least < layout.most && !set.iter().any(|assignment| key_of(assignment) == "run.min_trainers") {
+        config.run.min_trainers = layout.least.saturating_mul(layout.shape.gpus);
+    }
 }
 
 /// The configuration of a resumed run: what it has, with the allowed changes laid over it.
@@ -242,7 +252,8 @@ mod tests {
         let words = format!("launcher --run r {line}");
         let cli = Cli::try_parse_from(with_default_command(words.split_whitespace().map(Into::into)))?;
         let Command::Train(args) = cli.command else { bail!("not train") };
-        new_run(&args).map(|(config, _)| config)
+        let layout = crate::nodes::place::find(&args.place, args.nodes, args.gpus, None)?;
+        new_run(&args, &layout).map(|(config, _)| config)
     }
 
     #[test]
@@ -276,6 +287,8 @@ mod tests {
         let at = folder.path().display();
         assert_eq!(assemble(&format!("--data {at} --nodes 4 --gpus 8"))?.run.lanes, 32);
         assert_eq!(assemble(&format!("--data {at} --nodes 2 --gpus 1 --set run.lanes=8"))?.run.lanes, 8);
+        let config = assemble(&format!("--data {at} --nodes 2:4 --gpus 2"))?;
+        assert_eq!((config.run.lanes, config.run.min_trainers), (8, 4));
         let error = assemble(&format!("--data {at} --nodes 4 --gpus 3 --set run.lanes=8")).unwrap_err().to_string();
         assert!(error.contains("12 trainers") && error.contains("8 lanes"), "{error}");
         Ok(())

@@ -16,13 +16,14 @@ use nix::sys::signal::Signal;
 use tokio::sync::mpsc;
 use tokio::time::{sleep_until, timeout};
 
-use crate::agent::orders::NO_MORE_RESTARTS;
+use crate::agent::orders::{HERE, KILL, NO_MORE_RESTARTS, TERMINATE};
 use crate::agent::{End, Report};
 use crate::child::{Child, Exit};
 use crate::cli::LaunchArgs;
 use crate::configure::Shape;
 use crate::devices::{Device, Gpus};
 use crate::made::Made;
+use crate::nodes::Nodes;
 use crate::output::Log;
 use crate::show::Show;
 use crate::supervision::{Act, Asked, Gone, Happened, Process, Supervision, Then};
@@ -31,7 +32,10 @@ use crate::{ending, node_log, watch};
 mod signals;
 mod start;
 
-pub use signals::Signals;
+pub use signals::{Signalled, Signals};
+
+/// How long the connection to a node may take to end once the node was told to kill everything.
+const CLOSING: Duration = Duration::from_secs(2);
 
 /// Everything a launch needs to know.
 #[derive(Debug)]
@@ -40,7 +44,9 @@ pub struct Plan {
     pub run: RunDir,
     /// Its configuration.
     pub config: RunConfig,
-    /// Nodes and trainers.
+    /// Where the nodes are.
+    pub nodes: Nodes,
+    /// How many, and trainers on each.
     pub shape: Shape,
     /// What the trainers compute on.
     pub device: Device,
@@ -147,10 +153,11 @@ impl<'a> Launch<'a> {
         let (teller, news) = mpsc::unbounded_channel();
         let path = std::path::absolute(plan.run.path())?;
         let coordinator_log = coordinator_log(plan);
-        let (mut coordinator, mut waiter, stdout) = start::coordinator(plan, &path, start::ANY_PORT, &coordinator_log)?;
+        let (mut coordinator, mut waiter, stdout) =
+            start::coordinator(plan, &path, &plan.nodes.listen(), &coordinator_log)?;
         let listening = tokio::select! {
             listening = start::where_it_listens(stdout) => listening.map_err(Stopped::Error),
-            asked = signals.next() => Err(Stopped::Asked(asked)),
+            asked = signals.asked() => Err(Stopped::Asked(asked)),
         };
         let (address, stdout) = match listening {
             Ok(listening) => listening,
@@ -170,6 +177,7 @@ impl<'a> Launch<'a> {
                 Ok(agent) => agents.push(agent),
                 Err(error) => {
                     // Killed, agents take their trainers with them: they are tied.
+                    agents.iter_mut().for_each(|agent| agent.child.close_stdin());
                     let started = || agents.iter().map(|agent| &agent.child).chain([&coordinator]);
                     started().for_each(|child| child.signal(Signal::SIGKILL));
                     let all_gone = async {
@@ -217,10 +225,23 @@ impl<'a> Launch<'a> {
 
     async fn watch_over(&mut self, show: &mut Show) {
         let mut watching = true;
+        let remote = self.plan.nodes.backend.is_remote();
+        let mut said_here = tokio::time::interval((self.plan.nodes.lost_after / 5).max(Duration::from_millis(100)));
+        said_here.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while !self.supervision.is_over() {
             let deadline = self.supervision.deadline();
             let happened = tokio::select! {
-                asked = self.signals.next() => Some(Happened::Asked(asked)),
+                signal = self.signals.next() => match signal {
+                    Signalled::End(asked) => Some(Happened::Asked(asked)),
+                    Signalled::Checkpoint => {
+                        self.checkpoint(show);
+                        None
+                    }
+                },
+                _ = said_here.tick(), if remote => {
+                    self.agents.iter().for_each(|agent| agent.child.tell(HERE));
+                    None
+                }
                 Some(news) = self.news.recv() => self.take(news, show),
                 body = self.seen.recv(), if watching => match body {
                     Some(body) => self.told(body, show),
@@ -271,6 +292,11 @@ impl<'a> Launch<'a> {
                 let agent = self.agents.get(node as usize)?;
                 let (pid, last_lines) = (agent.child.pid(), agent.log.last_lines());
                 let gone = Gone { process: Process::Agent(node), pid, exit, last_lines };
+                if !agent.over
+                    && let Some(meaning) = self.plan.nodes.backend.meaning(node, exit)
+                {
+                    show.say(&meaning);
+                }
                 Some(Happened::AgentEnded { agent: gone, node, over: agent.over })
             }
             News::CoordinatorEnded(exit) => {
@@ -348,15 +374,39 @@ impl<'a> Launch<'a> {
                     }
                 });
             }
+            // To another machine a signal does not get: it would end the connection and leave what is there.
+            Act::EndAgents if self.plan.nodes.backend.is_remote() => {
+                self.agents.iter().for_each(|agent| agent.child.tell(TERMINATE));
+            }
             Act::EndAgents => self.agents.iter().for_each(|agent| agent.child.signal(Signal::SIGTERM)),
             Act::CloseAgents => self.agents.iter_mut().for_each(|agent| agent.child.close_stdin()),
             Act::CloseCoordinator => self.coordinator.close_stdin(),
+            Act::KillAll if self.plan.nodes.backend.is_remote() => {
+                for agent in &mut self.agents {
+                    agent.child.tell(KILL);
+                    agent.child.close_stdin();
+                    // The way to a node that is cut off does not end by itself.
+                    agent.child.kill_after(CLOSING);
+                }
+                self.coordinator.signal(Signal::SIGKILL);
+            }
             Act::KillAll => {
                 // Killed, agents take their trainers with them: they are tied.
                 self.agents.iter().for_each(|agent| agent.child.signal(Signal::SIGKILL));
                 self.coordinator.signal(Signal::SIGKILL);
             }
         }
+    }
+
+    /// Asks for a checkpoint after the next step.
+    fn checkpoint(&self, show: &Show) {
+        show.say("SIGUSR1: a checkpoint is asked for");
+        let (address, teller) = (self.address.clone(), self.teller.clone());
+        tokio::spawn(async move {
+            if let Err(error) = watch::ask_for_checkpoint(&address, "the launcher got SIGUSR1").await {
+                let _ = teller.send(News::Say(format!("the coordinator could not be asked for one: {error:#}")));
+            }
+        });
     }
 
     fn start_coordinator(&mut self) {

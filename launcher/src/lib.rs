@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`cli`] | the command line |
 //! | [`configure`] | the configuration of a new run, and what a resumed one may change |
+//! | [`nodes`] | where the nodes are, how programs are started on them, what is looked at before |
 //! | [`devices`], [`binaries`] | what there is to compute on, and to start |
 //! | [`train`], [`resume`], [`made`] | a new run and one that goes on, up to the launch; the folder of a new one |
 //! | [`launch`] | the processes of one launch, from start to end |
@@ -13,12 +14,14 @@
 //! | [`verify`], [`reproduce`] | whether two runs are one; the second one computed for that |
 //! | [`inspect`], [`ledger`] | where a run stands; which samples it drew |
 //! | [`kubernetes`] | the manifests of a run on Kubernetes, and what its pods start |
+//! | [`campaign`] | one run on several shapes, and a table of its digests |
 //! | [`chaos`] | making things go wrong in a running run |
 //!
 //! It knows the algorithm's vocabulary, the wire and the files of a run, and never torch.
 
 pub mod agent;
 pub mod binaries;
+pub mod campaign;
 pub mod chaos;
 pub mod child;
 pub mod cli;
@@ -30,6 +33,7 @@ pub mod kubernetes;
 pub mod launch;
 pub mod ledger;
 pub mod made;
+pub mod nodes;
 pub mod output;
 pub mod reproduce;
 pub mod restarts;

@@ -6,12 +6,17 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Parser;
 use launcher::cli::{Cli, Command, with_default_command};
-use launcher::{agent, chaos, inspect, kubernetes, ledger, reproduce, resume, tied, train, verify};
+use launcher::nodes::{check, probe};
+use launcher::{agent, campaign, chaos, inspect, kubernetes, ledger, reproduce, resume, tied, train, verify};
 
 fn main() -> ExitCode {
     let cli = Cli::parse_from(with_default_command(std::env::args_os()));
     let quick = match cli.command {
-        Command::Tied { parent, program } => tied::become_tied(parent, &program).map(|never| match never {}),
+        Command::Tied { deaf, parent, program } => {
+            tied::become_tied(parent, &program, deaf).map(|never| match never {})
+        }
+        Command::Probe => probe::probe(),
+        Command::Campaign(args) => campaign::campaign(&args),
         Command::Digest { run } => inspect::digest(&run),
         Command::Ledger { run, data, json } => ledger::ledger(&run, data.as_deref(), json),
         Command::Kubernetes(args) => kubernetes::kubernetes(&args),
@@ -42,6 +47,7 @@ fn on_this_thread(command: Command) -> Result<u8> {
             Command::Train(args) => train::train(&args).await,
             Command::Resume(args) => resume::resume(&args).await,
             Command::Reproduce(args) => reproduce::reproduce(&args).await,
+            Command::Check(args) => check::check(&args).await,
             Command::Chaos(args) => chaos::chaos(&args).await,
             Command::Status { run, json } => inspect::status(&run, json).await,
             Command::Stop { run, wait } => inspect::stop(&run, wait).await,
@@ -49,6 +55,8 @@ fn on_this_thread(command: Command) -> Result<u8> {
             Command::Agent(args) => agent::run(args).await,
             Command::Coordinate(args) => kubernetes::pod::coordinate::coordinate(args).await,
             Command::Tied { .. }
+            | Command::Probe
+            | Command::Campaign(_)
             | Command::Digest { .. }
             | Command::Verify { .. }
             | Command::Ledger { .. }

@@ -15,12 +15,14 @@ use serde_json::json;
 use crate::binaries;
 use crate::cli::{LogFormat, ReproduceArgs};
 use crate::configure;
-use crate::devices::{self, Device, Gpus};
+use crate::devices::Device;
 use crate::launch::{self, Plan};
 use crate::made::Made;
+use crate::nodes::place;
+use crate::nodes::survey::{self, Ready, Wanted};
 use crate::resume::last_shape;
 use crate::show::Show;
-use crate::train::{count, here, is_taken, place_of};
+use crate::train::{count, is_taken, place_of};
 use crate::verify::{Verdict, verify};
 
 /// `launcher reproduce`. Returns 0 if the new run is equal to the old, 1 if not, or what the launch ended with if it did not
@@ -29,7 +31,6 @@ use crate::verify::{Verdict, verify};
 /// # Errors
 /// If the run cannot be computed again; nothing was started then.
 pub async fn reproduce(args: &ReproduceArgs) -> Result<u8> {
-    here(args.on)?;
     let original = RunDir::open(&args.run)?;
     let manifest = original.manifest()?;
     let config = original.config()?;
@@ -40,10 +41,16 @@ pub async fn reproduce(args: &ReproduceArgs) -> Result<u8> {
     }
     let config = again(&config, steps, args.data.as_deref())?;
     configure::same_data(&config, &manifest, "--data DIR").with_context(|| cannot(&args.run))?;
-    let shape = last_shape(args.nodes, args.gpus, &manifest);
-    shape.fits(config.run.lanes)?;
-    let (device, gpus, said) = devices::choose(args.device, shape.world(), Gpus::find)?;
+    let layout = place::find(&args.place, args.nodes, args.gpus, Some(last_shape(&manifest)))?;
+    layout.shape.fits(config.run.lanes)?;
     let (coordinator, _) = (binaries::coordinator()?, binaries::trainer()?);
+    let wanted = Wanted {
+        device: args.device,
+        data: Some((Path::new(&config.data.path), &manifest.data_digest)),
+        run: Some(&args.out),
+        check: !args.place.no_check,
+    };
+    let Ready { nodes, shape, device, gpus, said } = survey::ready(layout, wanted).await?;
 
     let made = Made::remember(&args.out);
     let run = RunDir::create(&args.out, &config, &RunManifest::new(&config, manifest.data_digest.clone()))?;
@@ -54,15 +61,24 @@ pub async fn reproduce(args: &ReproduceArgs) -> Result<u8> {
         args.run.display(),
         args.out.display(),
         count(shape.world(), "trainer"),
-        place_of(shape),
+        place_of(shape, &nodes),
         count(config.run.lanes, "lane"),
     ));
     said.iter().for_each(|said| show.say(said));
     if let Some(doubt) = device_doubt(&manifest, device) {
         show.say(&not_promised(&args.run, &[doubt]));
     }
-    let plan =
-        Plan { run, config, shape, device, gpus, coordinator, accept_changed_checkpoint: false, made: Some(made) };
+    let plan = Plan {
+        run,
+        config,
+        nodes,
+        shape,
+        device,
+        gpus,
+        coordinator,
+        accept_changed_checkpoint: false,
+        made: Some(made),
+    };
     let code = launch::launch(plan, &args.show, &mut show).await?;
     if code != 0 {
         return Ok(code);

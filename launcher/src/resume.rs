@@ -3,6 +3,8 @@
 //! What can be refused is refused before anything is changed. A damaged checkpoint is passed over in words; that the one the
 //! run goes on from is sound is settled here, where people read, and not left to the trainers.
 
+use std::path::Path;
+
 use anyhow::Result;
 use began::RunConfig;
 use began_record::{Checkpoint, Journal, RecordError, RunDir, RunManifest, Survey};
@@ -10,19 +12,19 @@ use began_record::{Checkpoint, Journal, RecordError, RunDir, RunManifest, Survey
 use crate::binaries;
 use crate::cli::ResumeArgs;
 use crate::configure::{self, Shape};
-use crate::devices::{self, Gpus};
 use crate::launch::{self, Plan};
+use crate::nodes::place;
+use crate::nodes::survey::{self, Ready, Wanted};
 use crate::show::Show;
-use crate::train::{count, here, place_of};
+use crate::train::{count, place_of};
 
 /// `launcher resume`. Returns the exit code.
 ///
 /// # Errors
 /// If the run cannot go on as asked for; it is left as it was.
 pub async fn resume(args: &ResumeArgs) -> Result<u8> {
-    here(args.on)?;
     let run = RunDir::open(&args.run)?;
-    let config = configure::resumed(&run.config()?, &args.set)?;
+    let mut config = configure::resumed(&run.config()?, &args.set)?;
     let manifest = run.manifest()?;
     configure::still_the_same(&config, &manifest)?;
     // Held until the changes are made: the coordinator takes it for the run.
@@ -42,10 +44,17 @@ pub async fn resume(args: &ResumeArgs) -> Result<u8> {
         return Ok(0);
     }
     configure::same_data(&config, &manifest, "--set data.path=DIR")?;
-    let shape = last_shape(args.nodes, args.gpus, &manifest);
-    shape.fits(config.run.lanes)?;
-    let (device, gpus, said) = devices::choose(args.device, shape.world(), Gpus::find)?;
+    let layout = place::find(&args.place, args.nodes, args.gpus, Some(last_shape(&manifest)))?;
+    layout.shape.fits(config.run.lanes)?;
+    configure::elastic(&mut config, &layout, &args.set);
     let (coordinator, _) = (binaries::coordinator()?, binaries::trainer()?);
+    let wanted = Wanted {
+        device: args.device,
+        data: Some((Path::new(&config.data.path), &manifest.data_digest)),
+        run: Some(&args.run),
+        check: !args.place.no_check,
+    };
+    let Ready { nodes, shape, device, gpus, said } = survey::ready(layout, wanted).await?;
     if let Some(survey) = survey {
         remarks.extend(run.set_aside(&survey)?);
     }
@@ -59,7 +68,7 @@ pub async fn resume(args: &ResumeArgs) -> Result<u8> {
             checkpoint.step,
             config.run.steps,
             count(shape.world(), "trainer"),
-            place_of(shape),
+            place_of(shape, &nodes),
             count(config.run.lanes, "lane")
         ),
         None => {
@@ -68,7 +77,7 @@ pub async fn resume(args: &ResumeArgs) -> Result<u8> {
     });
     said.iter().for_each(|said| show.say(said));
     let accept_changed_checkpoint = args.accept_changed_checkpoint;
-    let plan = Plan { run, config, shape, device, gpus, coordinator, accept_changed_checkpoint, made: None };
+    let plan = Plan { run, config, nodes, shape, device, gpus, coordinator, accept_changed_checkpoint, made: None };
     launch::launch(plan, &args.show, &mut show).await
 }
 
@@ -117,12 +126,12 @@ fn say_finished(args: &ResumeArgs, config: &RunConfig, checkpoint: &Checkpoint, 
     show.end(None, &text, &object);
 }
 
-/// What was said, or else as at the last launch, or else one trainer.
+/// As at the last launch, or else one trainer.
 #[must_use]
-pub fn last_shape(nodes: Option<u32>, gpus: Option<u32>, manifest: &RunManifest) -> Shape {
+pub fn last_shape(manifest: &RunManifest) -> Shape {
     let last = manifest.launches.last().filter(|last| last.nodes > 0 && last.world > 0);
     let (last_nodes, last_gpus) = last.map_or((1, 1), |last| (last.nodes, last.world.div_ceil(last.nodes)));
-    Shape { nodes: nodes.unwrap_or(last_nodes), gpus: gpus.unwrap_or(last_gpus) }
+    Shape { nodes: last_nodes, gpus: last_gpus }
 }
 
 #[cfg(test)]
@@ -183,7 +192,7 @@ mod tests {
         let shape = |line: &str, manifest: &RunManifest| -> Result<Shape> {
             let cli = Cli::try_parse_from(format!("launcher resume r {line}").split_whitespace())?;
             let Command::Resume(args) = cli.command else { bail!("not resume") };
-            Ok(last_shape(args.nodes, args.gpus, manifest))
+            Ok(place::find(&args.place, args.nodes, args.gpus, Some(last_shape(manifest)))?.shape)
         };
         assert_eq!(shape("", &manifest)?, Shape { nodes: 1, gpus: 1 });
         manifest.launches.push(Launch { time: 0, nodes: 2, world: 8, from_step: 0, trainers: Vec::new() });

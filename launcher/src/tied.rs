@@ -8,7 +8,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SigSet, Signal};
 use tokio::process::Command;
 
 /// A command that becomes `program`, tied to us.
@@ -16,8 +16,20 @@ use tokio::process::Command;
 /// # Errors
 /// If our own program cannot be named.
 pub fn command(program: &Path) -> Result<Command> {
+    tied(program, false)
+}
+
+/// As [`command`], and TERM and INT do not get to it.
+///
+/// # Errors
+/// If our own program cannot be named.
+pub fn deaf(program: &Path) -> Result<Command> {
+    tied(program, true)
+}
+
+fn tied(program: &Path, deaf: bool) -> Result<Command> {
     let mut command = Command::new(crate::binaries::own()?);
-    command.arg("tied").arg(std::process::id().to_string()).arg(program);
+    command.arg("tied").args(deaf.then_some("--deaf")).arg(std::process::id().to_string()).arg(program);
     Ok(command)
 }
 
@@ -25,12 +37,17 @@ pub fn command(program: &Path) -> Result<Command> {
 ///
 /// # Errors
 /// If the parent is gone already, or the program cannot be started; otherwise it does not return.
-pub fn become_tied(parent: i32, program: &[OsString]) -> Result<Infallible> {
+pub fn become_tied(parent: i32, program: &[OsString], deaf: bool) -> Result<Infallible> {
     let (name, arguments) = program.split_first().context("no program was named")?;
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).context("cannot be tied to the parent")?;
     // Had it died before the line above, no signal would come.
     if nix::unistd::getppid().as_raw() != parent {
         bail!("process {parent}, which {} belongs to, is gone", name.display());
+    }
+    if deaf {
+        // What is blocked stays so in the program that this becomes.
+        let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
+        signals.thread_block().context("cannot block signals")?;
     }
     let error = std::process::Command::new(name).args(arguments).exec();
     Err(error).with_context(|| format!("cannot start {}", name.display()))

@@ -3,17 +3,19 @@
 //! What can be refused is refused here, before anything is written. What this launch made, it removes again if no step
 //! was taken.
 
+use std::io::Write;
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use began_record::{RunDir, RunManifest};
 
 use crate::binaries;
-use crate::cli::{Place, TrainArgs};
+use crate::cli::TrainArgs;
 use crate::configure::{self, Shape};
-use crate::devices::{self, Gpus};
 use crate::launch::{self, Plan};
 use crate::made::Made;
+use crate::nodes::survey::{self, Ready, Wanted};
+use crate::nodes::{Nodes, place, submit};
 use crate::show::Show;
 
 /// `launcher train`. Returns the exit code.
@@ -21,20 +23,27 @@ use crate::show::Show;
 /// # Errors
 /// If the run cannot be started as asked for; nothing is left then.
 pub async fn train(args: &TrainArgs) -> Result<u8> {
-    here(args.on)?;
-    if let Some(hosts) = &args.hosts {
-        bail!(
-            "--hosts {}: only --on ssh takes hosts, and that is not there yet; all nodes run on this machine",
-            hosts.display()
-        );
+    if args.submit {
+        if is_taken(&args.run) {
+            return Err(RunDir::taken(&args.run).into());
+        }
+        let said = submit::submit(args)?;
+        writeln!(std::io::stdout(), "{said}")?;
+        return Ok(0);
     }
+    let layout = place::find(&args.place, args.nodes, args.gpus, None)?;
     if is_taken(&args.run) {
         return Err(RunDir::taken(&args.run).into());
     }
-    let (config, data) = configure::new_run(args)?;
-    let shape = Shape { nodes: args.nodes, gpus: args.gpus };
-    let (device, gpus, said) = devices::choose(args.device, shape.world(), Gpus::find)?;
+    let (config, data) = configure::new_run(args, &layout)?;
     let (coordinator, _) = (binaries::coordinator()?, binaries::trainer()?);
+    let wanted = Wanted {
+        device: args.device,
+        data: Some((Path::new(&config.data.path), &data.digest)),
+        run: Some(&args.run),
+        check: !args.place.no_check,
+    };
+    let Ready { nodes, shape, device, gpus, said } = survey::ready(layout, wanted).await?;
 
     let made = Made::remember(&args.run);
     let run = RunDir::create(&args.run, &config, &RunManifest::new(&config, data.digest))?;
@@ -43,7 +52,7 @@ pub async fn train(args: &TrainArgs) -> Result<u8> {
         "new run {}: {} on {}, {} of {} images of {} x {}, {} steps",
         args.run.display(),
         count(shape.world(), "trainer"),
-        place_of(shape),
+        place_of(shape, &nodes),
         count(config.run.lanes, "lane"),
         config.run.batch,
         config.model.size,
@@ -51,23 +60,18 @@ pub async fn train(args: &TrainArgs) -> Result<u8> {
         config.run.steps
     ));
     said.iter().for_each(|said| show.say(said));
-    let plan =
-        Plan { run, config, shape, device, gpus, coordinator, accept_changed_checkpoint: false, made: Some(made) };
+    let plan = Plan {
+        run,
+        config,
+        nodes,
+        shape,
+        device,
+        gpus,
+        coordinator,
+        accept_changed_checkpoint: false,
+        made: Some(made),
+    };
     launch::launch(plan, &args.show, &mut show).await
-}
-
-/// Checks that all nodes are to run here.
-///
-/// # Errors
-/// If they are to run anywhere else.
-pub fn here(place: Place) -> Result<()> {
-    match place {
-        Place::Auto | Place::Local => Ok(()),
-        Place::Ssh => bail!("--on ssh is not there yet; --on local runs all nodes on this machine"),
-        Place::Slurm => {
-            bail!("--on slurm is not there yet; --on local runs all nodes on this machine")
-        }
-    }
 }
 
 /// Whether something is where a new run is to go. An empty folder is nothing.
@@ -76,10 +80,14 @@ pub fn is_taken(path: &Path) -> bool {
     path.is_file() || std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some())
 }
 
-/// "2 nodes of 4, all on this machine".
+/// "2 nodes of 4, all on this machine", "4 nodes of 8 over ssh".
 #[must_use]
-pub fn place_of(Shape { nodes, gpus }: Shape) -> String {
-    if nodes == 1 { "this machine".into() } else { format!("{nodes} nodes of {gpus}, all on this machine") }
+pub fn place_of(Shape { nodes, gpus }: Shape, places: &Nodes) -> String {
+    match (nodes, places.backend.is_remote()) {
+        (1, false) => "this machine".into(),
+        (_, false) => format!("{nodes} nodes of {gpus}, all on this machine"),
+        (_, true) => format!("{} of {gpus} {}", count(nodes, "node"), places.backend.name()),
+    }
 }
 
 /// "1 lane", "4 lanes".
@@ -93,7 +101,7 @@ mod tests {
     use super::*;
     use crate::cli::{Cli, Command, with_default_command};
     use crate::made_up;
-    use anyhow::Context;
+    use anyhow::{Context, bail};
     use clap::Parser;
 
     async fn refused(line: String) -> Result<String> {
@@ -103,13 +111,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_not_there_yet_says_so_and_leaves_nothing() -> Result<()> {
+    async fn a_place_that_is_not_there_is_refused_and_leaves_nothing() -> Result<()> {
         let folder = tempfile::tempdir()?;
         let run = folder.path().join("run");
-        for place in ["ssh", "slurm"] {
-            let error = refused(format!("launcher --data d --run {} --on {place}", run.display())).await?;
-            assert!(error.contains("not there yet"), "{error}");
-        }
+        let error = refused(format!("launcher --data d --run {} --on ssh", run.display())).await?;
+        assert!(error.contains("--hosts"), "{error}");
         assert!(!run.exists());
         Ok(())
     }

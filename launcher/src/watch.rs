@@ -80,6 +80,14 @@ pub async fn stop_within(address: &str, reason: &str, grace: Duration) -> Result
     }
 }
 
+/// Asks the coordinator for a checkpoint after the next step.
+///
+/// # Errors
+/// If it does not answer, or refuses.
+pub async fn ask_for_checkpoint(address: &str, reason: &str) -> Result<u64> {
+    control(address, Action::Checkpoint, reason, None).await
+}
+
 /// Writes a sentence into the run's journal, as an event of the kind "chaos".
 ///
 /// # Errors

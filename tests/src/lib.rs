@@ -6,10 +6,14 @@ mod desk;
 mod disturbed;
 mod place;
 pub mod pods;
+mod slurm;
+mod ssh_hosts;
 
 pub use desk::Desk;
 pub use disturbed::{Course, Disturbed, holds, undisturbed};
 pub use place::{Mounted, Namespaces, is_root};
+pub use slurm::Slurm;
+pub use ssh_hosts::SshHosts;
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};

@@ -100,7 +100,7 @@ impl Namespaces {
             system("ip", &["link", "set", &cable, "master", &bridge])?;
             system("ip", &["link", "set", &cable, "up"])?;
             system("ip", &["link", "set", &inner, "netns", &name])?;
-            let address = format!("{}.{}/24", self.network(), node + 2);
+            let address = format!("{}/24", self.address_of(node));
             system("ip", &["-n", &name, "addr", "add", &address, "dev", &inner])?;
             system("ip", &["-n", &name, "link", "set", &inner, "up"])?;
             system("ip", &["-n", &name, "link", "set", "lo", "up"])?;
@@ -116,6 +116,29 @@ impl Namespaces {
     #[must_use]
     pub fn address(&self) -> String {
         format!("{}.1", self.network())
+    }
+
+    /// How many nodes there are.
+    #[must_use]
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// A node's address on the bridge.
+    #[must_use]
+    pub fn address_of(&self, node: u32) -> String {
+        format!("{}.{}", self.network(), node + 2)
+    }
+
+    /// From now on, of every hundred packets to a node so many are lost.
+    ///
+    /// # Errors
+    /// Why that cannot be.
+    pub fn lose(&self, node: u32, percent: u32) -> Result<()> {
+        let (name, part) = (self.name(node), format!("0.{percent:02}"));
+        let rule =
+            ["iptables", "-A", "INPUT", "-m", "statistic", "--mode", "random", "--probability", &part, "-j", "DROP"];
+        system("ip", &[&["netns", "exec", &name][..], &rule].concat())
     }
 
     fn bridge(&self) -> String {

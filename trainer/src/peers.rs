@@ -1,6 +1,6 @@
 //! Finding the peers of a generation, over Gloo or NCCL, on a thread of its own: the training loop looks up meanwhile.
 
-use std::net::UdpSocket;
+use std::net::{IpAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,6 +36,8 @@ pub struct Peers {
     nccl: Option<Nccl>,
     /// The coordinator's address: the peers are reached on the way to it.
     coordinator: String,
+    /// Unless an address of ours was named.
+    host: Option<IpAddr>,
 }
 
 /// An attempt under way. Dropping it calls it off.
@@ -54,7 +56,7 @@ impl Peers {
     ///
     /// # Errors
     /// If NCCL is needed and does not load.
-    pub fn new(backend: Backend, device: Device, coordinator: &str) -> Result<Self> {
+    pub fn new(backend: Backend, device: Device, coordinator: &str, host: Option<IpAddr>) -> Result<Self> {
         let over_nccl = match backend {
             Backend::Auto => device.is_cuda(),
             Backend::Gloo => false,
@@ -66,7 +68,7 @@ impl Peers {
         } else {
             None
         };
-        Ok(Self { device, nccl, coordinator: coordinator.into() })
+        Ok(Self { device, nccl, coordinator: coordinator.into(), host })
     }
 
     /// The library that carries gradients, where it is not libtorch's own.
@@ -100,7 +102,10 @@ impl Peers {
                 nccl::Connecting::start(nccl.clone(), store, member, called_off.clone(), deliver).context(thread)?;
             return Ok(Connecting::Nccl(connecting));
         }
-        let address = local_address(&self.coordinator)?;
+        let address = match self.host {
+            Some(host) => host.to_string(),
+            None => local_address(&self.coordinator)?,
+        };
         let member = gloo::Member { rank, world, address, connect, operation };
         let called_off = called_off.clone();
         let deliver = move |group: Result<gloo::Group, _>| {

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use super::report::{self, End, Progressed, Report};
 use crate::child::{self, Child, Exit, Stdout};
 use crate::cli::AgentArgs;
+use crate::nodes::probe;
 use crate::output::Log;
 use crate::{binaries, node_log, tied};
 
@@ -58,7 +59,7 @@ impl Trainer {
     pub fn start(args: &AgentArgs, local_rank: u32, ears: &mpsc::UnboundedSender<Heard>) -> Result<Self> {
         let rank = args.first_rank() + local_rank;
         let program = binaries::trainer()?;
-        let mut command: Command = tied::command(&program)?;
+        let mut command: Command = if args.deaf { tied::deaf(&program)? } else { tied::command(&program)? };
         command
             .args(["run", "--coordinator", &args.coordinator, "--run"])
             .arg(&args.run)
@@ -69,6 +70,13 @@ impl Trainer {
             .env("OMP_NUM_THREADS", "1")
             .env("MKL_NUM_THREADS", "1")
             .env("CUBLAS_WORKSPACE_CONFIG", ":4096:8");
+        if let Some(interface) = &args.interface {
+            command.args(["--host", &probe::address_of(interface)?.to_string()]);
+            if std::env::var_os("NCCL_SOCKET_IFNAME").is_none() {
+                // With the sign, exactly this one and not all that begin so.
+                command.env("NCCL_SOCKET_IFNAME", format!("={interface}"));
+            }
+        }
         let sink = args.forward_logs.then(|| {
             Box::new(move |line: &str| report::send(&Report::Output { rank, line: line.into() }))
                 as Box<dyn Fn(&str) + Send>

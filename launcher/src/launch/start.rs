@@ -3,6 +3,7 @@
 //! They are started from the main thread, always with the same flags; a coordinator that is started again listens where the
 //! one before it did, so that its trainers find it.
 
+use std::ffi::OsString;
 use std::path::Path;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use nix::sys::signal::Signal;
 use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines};
-use tokio::process::{ChildStdout, Command};
+use tokio::process::ChildStdout;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -18,14 +19,12 @@ use super::{News, Plan};
 use crate::child::{self, Child, Exit, Stdout, Waiter};
 use crate::cli::LaunchArgs;
 use crate::devices::Device;
+use crate::nodes::Start;
 use crate::output::Log;
-use crate::{binaries, tied};
+use crate::tied;
 
 /// How long the coordinator may take to say where it listens.
 const LISTENING: Duration = Duration::from_secs(30);
-
-/// Where a first coordinator is to listen: this machine, any port.
-pub const ANY_PORT: &str = "127.0.0.1:0";
 
 #[derive(Deserialize)]
 struct Listening {
@@ -97,22 +96,32 @@ pub fn agent(
     teller: &mpsc::UnboundedSender<News>,
 ) -> Result<Child> {
     let gpus = plan.shape.gpus;
-    let mut command = Command::new(binaries::own()?);
-    command
-        .args(["agent", "--coordinator", address, "--run"])
-        .arg(run)
-        .args(["--node", &node.to_string(), "--trainers", &gpus.to_string()])
-        .args(["--first-rank", &(node * gpus).to_string(), "--device", plan.device.name()])
-        .args(["--grace", &args.grace.as_secs_f64().to_string(), "--restarts", &args.restarts.to_string()]);
+    let mut start = Start::default();
+    let mut say = |words: &[&str]| start.arguments.extend(words.iter().map(OsString::from));
+    say(&["agent", "--coordinator", address, "--node", &node.to_string(), "--trainers", &gpus.to_string()]);
+    say(&["--first-rank", &(node * gpus).to_string(), "--device", plan.device.name()]);
+    say(&["--grace", &args.grace.as_secs_f64().to_string(), "--restarts", &args.restarts.to_string()]);
     if args.forward_logs {
-        command.arg("--forward-logs");
+        say(&["--forward-logs"]);
     }
+    if let Some(interface) = &plan.nodes.interface {
+        say(&["--interface", interface]);
+    }
+    let remote = plan.nodes.backend.is_remote();
+    if remote {
+        if plan.nodes.backend.signals_everyone() {
+            say(&["--deaf"]);
+        }
+        say(&["--lost-after", &plan.nodes.lost_after.as_secs_f64().to_string()]);
+    }
+    start.arguments.extend(["--run".into(), run.into()]);
     // Nodes that share this machine share its GPUs: each gets a part of them, counted from 0 by its own trainers.
-    if plan.device == Device::Cuda && plan.shape.nodes > 1 {
+    if plan.device == Device::Cuda && plan.shape.nodes > 1 && !remote {
         let from = (node * gpus) as usize;
         let part = plan.gpus.names.get(from..from + gpus as usize).context("there are fewer GPUs than trainers")?;
-        command.env("CUDA_VISIBLE_DEVICES", part.join(","));
+        start.environment.push(("CUDA_VISIBLE_DEVICES".into(), part.join(",").into()));
     }
+    let command = plan.nodes.backend.command(node, &start)?;
     let (child, mut waiter, stdout) =
         child::start(command, log, Stdout::Ours).with_context(|| format!("cannot start the agent of node {node}"))?;
     let (reports, ended, log) = (teller.clone(), teller.clone(), log.clone());

@@ -48,6 +48,9 @@ pub struct Run {
     /// Index of this trainer on its node.
     #[arg(long, env = "BEGAN_LOCAL_RANK")]
     local_rank: u32,
+    /// This host's address that the other trainers can reach; the one on the way to the coordinator if not given.
+    #[arg(long, env = "BEGAN_HOST", value_name = "IP")]
+    host: Option<std::net::IpAddr>,
     /// What to compute on.
     #[arg(long, env = "BEGAN_DEVICE", default_value = "auto")]
     device: DeviceChoice,
@@ -69,7 +72,7 @@ impl Run {
             device::end_with_parent()?;
         }
         let (device, name) = device::choose(self.device, self.local_rank)?;
-        let peers = Peers::new(self.backend, device, &self.coordinator)?;
+        let peers = Peers::new(self.backend, device, &self.coordinator, self.host)?;
         let software =
             [Some(device::software()), peers.software()].into_iter().flatten().collect::<Vec<_>>().join(", ");
         let hello = wire::Hello {
