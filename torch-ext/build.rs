@@ -24,7 +24,7 @@ fn main() {
         .include("cpp/stub")
         .include(&includes)
         .include(includes.join("torch/csrc/api/include"))
-        .files(["cpp/gloo.cpp", "cpp/stream.cpp", "cpp/tensor.cpp"])
+        .files(["cpp/gloo.cpp", "cpp/fused.cpp", "cpp/stream.cpp", "cpp/tensor.cpp"])
         .compile("began_torch_ext");
     // For those who link a binary or a test: where to find libtorch at run time.
     println!("cargo:lib={}", lib.display());

@@ -80,6 +80,10 @@ pub struct Optimizer {
 pub enum Precision {
     /// 32-bit floating point.
     F32,
+    /// 32-bit floating point whose products a GPU's matrix units take in TF32 (10 bits of mantissa); GPUs only.
+    Tf32,
+    /// Weights and activations in bfloat16; master weights, Adam, losses and reductions in 32 bits.
+    Bf16,
     /// 64-bit floating point, for checks.
     F64,
 }

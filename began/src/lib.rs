@@ -6,6 +6,7 @@
 //! | module | what it decides |
 //! | --- | --- |
 //! | [`config`] | every key of a run's configuration, presets, validation |
+//! | [`cost`] | what a step costs: operations, bytes, memory, from shapes alone |
 //! | [`equilibrium`] | k, the learning rate and M_global from the lanes' losses |
 //! | [`guard`] | when a run that goes wrong is said to |
 //! | [`lanes`] | which trainer computes which lanes |
@@ -15,6 +16,7 @@
 //! | [`network`] | the paper's network: layers, parameters, arithmetic |
 
 pub mod config;
+pub mod cost;
 pub mod equilibrium;
 pub mod guard;
 pub mod ids;

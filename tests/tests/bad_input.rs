@@ -278,7 +278,7 @@ fn a_wrong_configuration_is_refused_by_key_before_anything_is_written() -> Resul
         ("run.steps=0", &["run.steps", "at least 1"]),
         ("run.steps", &["run.steps", "key=value"]),
         ("data.flip=perhaps", &["data.flip", "true or false", "perhaps"]),
-        ("run.precision=f16", &["run.precision", "f32", "f16"]),
+        ("run.precision=f16", &["run.precision", "f32", "bf16", "f16"]),
         ("optimizer.rate=nan", &["optimizer.rate", "NaN"]),
         ("data.path=/nowhere", &["/nowhere", "trainer prepare"]),
     ] {

@@ -41,6 +41,18 @@ fn a_carried_run_over_many_epochs_is_the_same_on_one_and_three() -> Result<()> {
 }
 
 #[test]
+fn a_run_in_bf16_is_the_same_on_one_and_three_and_over_a_resume() -> Result<()> {
+    let desk = Desk::new()?;
+    let bf16 = ["--set", "run.precision=bf16"];
+    let one = desk.train("one", 1, 1, 12, &bf16)?;
+    desk.train("three", 1, 3, 5, &bf16)?;
+    succeed("launcher", ["resume", &desk.arg("three"), "--gpus", "2", "--set", "run.steps=12"])?;
+    ensure!(desk.digest("three")? == one, "{} is not {one}", desk.digest("three")?);
+    ensure!(desk.train("single", 1, 1, 12, &[])? != one, "bf16 and f32 give the same bits");
+    Ok(())
+}
+
+#[test]
 fn the_fast_reduction_trains_too() -> Result<()> {
     let desk = Desk::new()?;
     let fast = desk.train("fast", 1, 2, 6, &["--set", "run.reduce=fast"])?;

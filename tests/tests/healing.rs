@@ -20,6 +20,15 @@ fn the_run_outlives_its_rank_0() -> Result<()> {
 }
 
 #[test]
+fn a_run_in_bf16_outlives_a_trainer_whose_replacement_gets_the_state_from_a_peer() -> Result<()> {
+    let settings = ["--set", "run.precision=bf16"];
+    let mut run = Disturbed::start(Course { gpus: 2, steps: 60, settings: &settings, ..Course::default() })?;
+    run.reach(10)?;
+    run.kill(&[run.trainer(0, 1)?])?;
+    run.ends_as_if_undisturbed().map(drop)
+}
+
+#[test]
 fn the_run_outlives_a_trainer_in_the_middle() -> Result<()> {
     let mut run = Disturbed::start(Course::default())?;
     run.reach(40)?;

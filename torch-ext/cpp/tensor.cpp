@@ -9,6 +9,9 @@
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/version.h>
 
+#include <c10/core/CachingDeviceAllocator.h>
+
+#include <cstdlib>
 #include <dlfcn.h>
 #include <malloc.h>
 
@@ -70,10 +73,47 @@ int began_deterministic() {
   BEGAN_GUARD(-1, {
     auto& context = at::globalContext();
     context.setDeterministicAlgorithms(true, /*warn_only=*/false);
+    // Every element is written before it is read; filling new tensors first would be one pass over memory for each.
+    context.setDeterministicFillUninitializedMemory(false);
     context.setDeterministicCuDNN(true);
     context.setBenchmarkCuDNN(false);
     context.setAllowTF32CuDNN(false);
     context.setAllowTF32CuBLAS(false);
+    // Sums of bfloat16 products stay in f32.
+    context.setAllowBF16ReductionCuBLAS(false);
+    return 0;
+  })
+}
+
+int began_tf32(int allowed) {
+  BEGAN_GUARD(-1, {
+    at::globalContext().setAllowTF32CuDNN(allowed != 0);
+    at::globalContext().setAllowTF32CuBLAS(allowed != 0);
+    return 0;
+  })
+}
+
+// A copy in memory that a GPU can read and write by itself.
+at::Tensor* began_pinned(at::Tensor* tensor) {
+  BEGAN_GUARD(nullptr, { return new at::Tensor(tensor->pin_memory()); })
+}
+
+// A copy on the host, in such memory; whole once the stream's work up to here is done.
+at::Tensor* began_to_host(at::Tensor* tensor) {
+  BEGAN_GUARD(nullptr, {
+    at::NoGradGuard no_grad;
+    auto out = at::empty(tensor->sizes(), tensor->options().device(at::kCPU).pinned_memory(true));
+    out.copy_(*tensor, /*non_blocking=*/true);
+    return new at::Tensor(std::move(out));
+  })
+}
+
+// Bytes of a GPU: most that tensors took at a time, and most that the allocator held.
+int began_gpu_memory(int index, int64_t* allocated, int64_t* reserved) {
+  BEGAN_GUARD(-1, {
+    auto stats = at::getDeviceAllocator(at::kCUDA)->getDeviceStats(static_cast<c10::DeviceIndex>(index));
+    *allocated = stats.allocated_bytes[0].peak;
+    *reserved = stats.reserved_bytes[0].peak;
     return 0;
   })
 }
@@ -102,6 +142,8 @@ const char* began_cpu_capability() {
 
 // Loads libtorch_cuda, which the binary is not linked to. 0, or -1 with the loader's words.
 int began_load_cuda() {
+  // cuBLAS gives the same bits every time only with such workspaces; it reads this once.
+  setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);
   if (dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_GLOBAL)) return 0;
   const char* why = dlerror();
   began::last_error = why ? why : "libtorch_cuda.so does not load";

@@ -91,8 +91,15 @@ unsafe extern "C" {
         beta2: f64,
         epsilon: f64,
     ) -> c_int;
+    pub fn began_bias_elu(y: *const RawTensor, bias: *const RawTensor) -> *mut RawTensor;
+    pub fn began_has_kernels(device: c_int, bfloat16: c_int) -> c_int;
+    pub fn began_compile_kernels(major: c_int, minor: c_int, bfloat16: c_int) -> i64;
     pub fn began_channels_last(tensor: *const RawTensor) -> *mut RawTensor;
     pub fn began_deterministic() -> c_int;
+    pub fn began_tf32(allowed: c_int) -> c_int;
+    pub fn began_pinned(tensor: *const RawTensor) -> *mut RawTensor;
+    pub fn began_to_host(tensor: *const RawTensor) -> *mut RawTensor;
+    pub fn began_gpu_memory(index: c_int, allocated: *mut i64, reserved: *mut i64) -> c_int;
     pub fn began_single_threaded() -> c_int;
     pub fn began_keep_memory() -> c_int;
     pub fn began_torch_version() -> *const c_char;

@@ -4,14 +4,17 @@
 //! [`TorchError`].
 
 mod ffi;
+pub mod fused;
 pub mod gloo;
 pub mod nccl;
 mod runtime;
 pub mod stream;
 mod tensor;
 
-pub use runtime::{cpu_capability, deterministic, keep_memory, load_cuda, single_threaded, torch_version};
-pub use tensor::{add_scaled_, channels_last, foreach_copy_, fused_adam_, grad};
+pub use runtime::{
+    GpuMemory, cpu_capability, deterministic, gpu_memory, keep_memory, load_cuda, single_threaded, tf32, torch_version,
+};
+pub use tensor::{add_scaled_, channels_last, foreach_copy_, fused_adam_, grad, pinned, to_host};
 
 /// What libtorch threw.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

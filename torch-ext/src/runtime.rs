@@ -29,6 +29,36 @@ pub fn deterministic() -> Result<(), TorchError> {
     TorchError::check(unsafe { ffi::began_deterministic() })
 }
 
+/// Whether a GPU's matrix units may round the operands of f32 products to TF32.
+///
+/// # Errors
+/// If libtorch refuses.
+pub fn tf32(allowed: bool) -> Result<(), TorchError> {
+    // SAFETY: sets two switches, exceptions are caught.
+    TorchError::check(unsafe { ffi::began_tf32(i32::from(allowed)) })
+}
+
+/// The most memory of a GPU that this process has used, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GpuMemory {
+    /// By tensors at a time.
+    pub allocated: i64,
+    /// Held by libtorch's allocator.
+    pub reserved: i64,
+}
+
+/// What libtorch's allocator has counted on the GPU of this index.
+///
+/// # Errors
+/// If there is no such GPU.
+pub fn gpu_memory(index: usize) -> Result<GpuMemory, TorchError> {
+    let index = i32::try_from(index).map_err(|_| TorchError(format!("no GPU {index}")))?;
+    let mut found = GpuMemory { allocated: 0, reserved: 0 };
+    // SAFETY: both answers go into a local; exceptions are caught.
+    TorchError::check(unsafe { ffi::began_gpu_memory(index, &mut found.allocated, &mut found.reserved) })?;
+    Ok(found)
+}
+
 /// Loads `libtorch_cuda.so`, which is not linked to, so that one binary serves machines with and without GPUs.
 ///
 /// # Errors

@@ -91,11 +91,35 @@ pub fn fused_adam_(
 /// # Errors
 /// If the tensor has not four dimensions.
 pub fn channels_last(tensor: &Tensor) -> Result<Tensor, TorchError> {
-    // SAFETY: the pointer comes from a live tensor; a new tensor is handed over, or null with an error.
-    let raw = unsafe { ffi::began_channels_last(tensor.as_ptr()) };
+    // SAFETY: the pointer comes from a live tensor; the shim hands a new one over, or null.
+    unsafe { owned(ffi::began_channels_last(tensor.as_ptr())) }
+}
+
+/// A copy on the host that a GPU can read and write by itself, so that nobody waits for it.
+///
+/// # Errors
+/// If there is no GPU.
+pub fn pinned(tensor: &Tensor) -> Result<Tensor, TorchError> {
+    // SAFETY: the pointer comes from a live tensor; the shim hands a new one over, or null.
+    unsafe { owned(ffi::began_pinned(tensor.as_ptr())) }
+}
+
+/// A GPU's tensor on the host, in memory as [`pinned`]'s. The values are there once this stream's work up to here is done, as an
+/// event on it tells; nobody waits before.
+///
+/// # Errors
+/// If there is no GPU.
+pub fn to_host(tensor: &Tensor) -> Result<Tensor, TorchError> {
+    // SAFETY: the pointer comes from a live tensor; the shim hands a new one over, or null.
+    unsafe { owned(ffi::began_to_host(tensor.as_ptr())) }
+}
+
+/// # Safety
+/// `raw` is null with an error, or a tensor that the shim allocated with `new` and hands over.
+pub(crate) unsafe fn owned(raw: *mut ffi::RawTensor) -> Result<Tensor, TorchError> {
     if raw.is_null() {
         return Err(TorchError::last());
     }
-    // SAFETY: checked above; the shim allocated it with `new`.
+    // SAFETY: as promised above.
     Ok(unsafe { Tensor::from_ptr(raw) })
 }

@@ -7,11 +7,13 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
+use began::config::Precision;
 use began::{Equilibrium, RunConfig};
 use began_record::{CHECKPOINT_FORMAT, CheckpointState, RunDir, hash, write_atomically};
 use safetensors::tensor::{Dtype, TensorView};
 use tch::{Device, Kind, Tensor};
 
+use crate::arithmetic::Arithmetic;
 use crate::digest::bytes;
 use crate::flat::Layout;
 use crate::state::State;
@@ -190,13 +192,14 @@ fn read_whole(
             "a checkpoint that was changed is gone on from only with `launcher resume RUN --accept-changed-checkpoint`",
         )?;
     }
-    let kind = crate::state::kind(config.run.precision);
+    let arithmetic = Arithmetic::new(config.run.precision, device)?;
+    let kind = arithmetic.master;
     let weights = Stored::open(&folder.join(WEIGHTS))?;
     let optimizer = Stored::open(&folder.join(OPTIMIZER))?;
     let d = Layout::new(&began::network::discriminator(&config.model));
     let g = Layout::new(&began::network::generator(&config.model));
-    let mut state =
-        State::from_flat(&config.model, weights.flat(&d, "", kind, device)?, weights.flat(&g, "", kind, device)?)?;
+    let (d_flat, g_flat) = (weights.flat(&d, "", kind, device)?, weights.flat(&g, "", kind, device)?);
+    let mut state = State::from_flat(&config.model, d_flat, g_flat, arithmetic)?;
     state.discriminator_adam.m = optimizer.flat(&d, ".m", kind, device)?;
     state.discriminator_adam.v = optimizer.flat(&d, ".v", kind, device)?;
     state.generator_adam.m = optimizer.flat(&g, ".m", kind, device)?;
@@ -220,7 +223,7 @@ pub fn read_weights(folder: &Path, device: Device, accept_changed: bool) -> Resu
     let flat = |layers: &[began::network::Layer]| weights.flat(&Layout::new(layers), "", Kind::Float, device);
     let d = flat(&began::network::discriminator(&about.model))?;
     let g = flat(&began::network::generator(&about.model))?;
-    let mut state = State::from_flat(&about.model, d, g)?;
+    let mut state = State::from_flat(&about.model, d, g, Arithmetic::new(Precision::F32, device)?)?;
     state.step = about.equilibrium.step;
     Ok((state, about))
 }

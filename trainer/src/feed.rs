@@ -89,9 +89,24 @@ impl Feed {
 /// # Errors
 /// If the batch is not of this size.
 pub fn images(pixels: &[u8], size: u32, kind: Kind, device: Device) -> Result<Tensor> {
+    scaled(&bytes(pixels, size)?.f_to_device(device)?, kind)
+}
+
+/// A batch of bytes as it is: `[B,3,size,size]`, on the host.
+///
+/// # Errors
+/// If the batch is not of this size.
+pub fn bytes(pixels: &[u8], size: u32) -> Result<Tensor> {
     let side = i64::from(size);
     let count = pixels.len() as i64 / (3 * side * side);
-    let bytes = Tensor::f_from_data_size(pixels, &[count, 3, side, side], Kind::Uint8)?.f_to_device(device)?;
+    Ok(Tensor::f_from_data_size(pixels, &[count, 3, side, side], Kind::Uint8)?)
+}
+
+/// Bytes to [-1,1], channels-last, where the bytes are.
+///
+/// # Errors
+/// If memory is short.
+pub fn scaled(bytes: &Tensor, kind: Kind) -> Result<Tensor> {
     let scaled = bytes.f_to_kind(kind)?.f_div_scalar_(127.5)?.f_sub_scalar_(1.0)?;
     Ok(torch_ext::channels_last(&scaled)?)
 }

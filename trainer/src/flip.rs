@@ -50,6 +50,7 @@ impl Flip {
             .f_bitwise_xor_tensor(&tch::Tensor::from(1i32).f_to_kind(bits)?)?
             .f_view_dtype(tensor.kind())?;
         tch::no_grad(|| first.shallow_clone().f_copy_(&flipped))?;
+        state.refresh()?;
         tracing::warn!(tensor = self.tensor, step = self.step, "a bit was flipped, as a test asked for");
         Ok(())
     }
@@ -64,7 +65,7 @@ mod tests {
 
     #[test]
     fn exactly_one_bit_of_the_named_tensor_changes() -> Result<()> {
-        for precision in [Precision::F32, Precision::F64] {
+        for precision in [Precision::F32, Precision::Bf16, Precision::F64] {
             let mut config = RunConfig { model: Model { size: 16, filters: 2, latent: 3 }, ..RunConfig::default() };
             config.run.precision = precision;
             let (sound, struck) = (State::initial(&config, Device::Cpu)?, State::initial(&config, Device::Cpu)?);

@@ -3,10 +3,14 @@
 //! | module | what it is |
 //! | --- | --- |
 //! | [`flat`], [`network`] | the paper's networks over flat parameters |
+//! | [`arithmetic`] | in what numbers and by which ways they are computed |
+//! | [`activation`] | a convolution's bias and ELU |
+//! | [`upsampled`], [`kernels`] | convolutions over enlarged images, at the lower size |
 //! | [`step`] | one lane's part of a step |
 //! | [`pool`], [`reduce`], [`collective`], [`reduction_thread`] | the sum over lanes, the same bits in any world |
 //! | [`optimizer`], [`state`] | Adam, and what moves when a step is committed |
 //! | [`feed`], [`leases`] | what goes into a step: leased shards, noise |
+//! | [`transfer`] | its way to the device, and the losses' way back |
 //! | [`membership`] | one generation after the other: peers, state, training, leaving |
 //! | [`training`], [`duties`] | the loop; what is done outside the step |
 //! | [`coordination`], [`session`], [`exchange`] | the coordinator, as the loop sees it and over gRPC |
@@ -16,6 +20,8 @@
 //! | [`device`] | the process's device and its ties to whoever started it |
 //! | [`commands`] | what the command line offers |
 
+pub mod activation;
+pub mod arithmetic;
 pub mod checkpoint;
 pub mod checkpoint_writer;
 pub mod collective;
@@ -29,6 +35,7 @@ pub mod feed;
 pub mod flat;
 pub mod flip;
 pub mod heal;
+pub mod kernels;
 pub mod leases;
 pub mod membership;
 pub mod network;
@@ -42,3 +49,5 @@ pub mod session;
 pub mod state;
 pub mod step;
 pub mod training;
+pub mod transfer;
+pub mod upsampled;

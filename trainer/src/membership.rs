@@ -262,6 +262,7 @@ impl<'a> Membership<'a> {
             if let Err(broken) = self.hand_around(trainer, &heal, &state, reduction) {
                 return Ok(Got::Broken(broken));
             }
+            state.refresh()?;
             state.step = step;
             self.state = Some(state);
             return Ok(Got::Held);

@@ -1,38 +1,67 @@
 //! The paper's networks over parameters that are views into a flat tensor.
 //!
-//! Layers and names are those of `began::network`; this file only says how they are applied. Activations are
-//! channels-last throughout.
+//! Layers and names are those of `began::network`; this file only says how they are applied, and in what numbers: images,
+//! noise and results are in the master's kind, everything in between in the arithmetic's. Activations are channels-last throughout.
 
 use anyhow::{Context, Result, bail};
 use began::config::Model;
+use began::cost::follows_upsampling;
 use began::network::{self, Kind as LayerKind, Layer};
 use tch::{Device, Kind, Tensor};
 
+use crate::activation;
+use crate::arithmetic::{Arithmetic, Skip, Upsampling};
 use crate::flat::Layout;
+use crate::upsampled::{BlockConvolution, UpsampledConvolution, twice};
 
 /// One network's parameters: the flat tensor and, as leaves for autograd, its views.
 #[derive(Debug)]
 pub struct Parameters {
     /// Where each parameter lies.
     pub layout: Layout,
-    /// All of them.
+    /// All of them: the master weights.
     pub flat: Tensor,
-    /// Each of them, sharing memory with `flat`.
+    /// Each of them as the network takes it: sharing memory with `flat`, or with its copy in fewer bits.
     pub leaves: Vec<Tensor>,
+    /// All of them in fewer bits, where the arithmetic is mixed.
+    copy: Option<Tensor>,
 }
 
 impl Parameters {
-    /// Wraps a flat tensor that has this layout.
+    /// Wraps a flat tensor that has the layout of these layers.
     ///
     /// # Errors
     /// If it is too short.
-    pub fn new(layout: Layout, flat: Tensor) -> Result<Self> {
-        let leaves = layout.views(&flat)?.into_iter().map(|view| view.f_detach()?.f_set_requires_grad(true));
+    pub fn new(layers: &[Layer], flat: Tensor, arithmetic: Arithmetic) -> Result<Self> {
+        let layout = Layout::new(layers);
+        let copy = arithmetic.is_mixed().then(|| flat.f_to_kind(arithmetic.compute)).transpose()?;
+        let mut views = layout.views(&flat)?;
+        if let Some(copy) = &copy {
+            // A kernel whose taps are summed first is taken as it is: it is rounded once, after that.
+            let summed = layers.iter().flat_map(|layer| [is_summed(layer, arithmetic), false]);
+            for ((view, rounded), summed) in views.iter_mut().zip(layout.views(copy)?).zip(summed) {
+                if !summed {
+                    *view = rounded;
+                }
+            }
+        }
+        let leaves = views.into_iter().map(|view| view.f_detach()?.f_set_requires_grad(true));
         let leaves = leaves.collect::<Result<_, _>>()?;
-        Ok(Self { layout, flat, leaves })
+        Ok(Self { layout, flat, leaves, copy })
     }
 
-    /// Number type.
+    /// Brings the copy in fewer bits up to date: after every change of the flat tensor, before anything is computed with it.
+    ///
+    /// # Errors
+    /// If libtorch refuses.
+    pub fn refresh(&self) -> Result<()> {
+        if let Some(copy) = &self.copy {
+            tch::no_grad(|| copy.shallow_clone().f_copy_(&self.flat))?;
+        }
+        Ok(())
+    }
+
+    /// Number type of the master weights, and of what goes in and comes out.
     #[must_use]
     pub fn kind(&self) -> Kind {
         self.flat.kind()
@@ -45,43 +74,72 @@ impl Parameters {
     }
 }
 
+/// Whether sums of this layer's taps are taken rather than its kernel.
+fn is_summed(layer: &Layer, arithmetic: Arithmetic) -> bool {
+    (follows_upsampling(layer) && arithmetic.upsampling != Upsampling::Direct) || folds_skip(layer, arithmetic)
+}
+
+/// Whether the second half of this layer's inputs is the skip, and is computed at 8x8.
+fn folds_skip(layer: &Layer, arithmetic: Arithmetic) -> bool {
+    let takes_skip = layer.inputs == 2 * layer.outputs && matches!(layer.kind, LayerKind::Conv { stride: 1 });
+    // Below 32 pixels the nine kernels cost as much as they save.
+    arithmetic.skip == Skip::Folded && takes_skip && layer.resolution >= 32
+}
+
 #[derive(Debug)]
 struct Weights {
     weight: Tensor,
     bias: Tensor,
     stride: i64,
+    fused: bool,
 }
 
 impl Weights {
     fn convolve(&self, input: &Tensor) -> Result<Tensor> {
-        let stride = [self.stride, self.stride];
-        Ok(input.f_conv2d(&self.weight, Some(&self.bias), stride, [1, 1], [1, 1], 1)?)
+        self.convolve_with(input, Some(&self.bias))
     }
 
-    /// Convolution, then ELU in the place of its result: ELU's backward needs only what it gave.
+    fn convolve_with(&self, input: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+        let stride = [self.stride, self.stride];
+        Ok(input.f_conv2d(&self.weight, bias, stride, [1, 1], [1, 1], 1)?)
+    }
+
     fn convolve_elu(&self, input: &Tensor) -> Result<Tensor> {
-        Ok(self.convolve(input)?.f_elu_()?)
+        activation::convolve_elu(&self.bias, self.fused, |bias| self.convolve_with(input, bias))
     }
 
     fn linear(&self, input: &Tensor) -> Result<Tensor> {
         Ok(input.f_linear(&self.weight, Some(&self.bias))?)
     }
 
-    /// A carried layer (vanishing residual): `carry * input + (1 - carry) * ELU(conv(input))`.
+    /// A carried layer: see [`carried`].
     fn carried(&self, input: &Tensor, carry: f64) -> Result<Tensor> {
-        let output = self.convolve_elu(input)?;
-        if carry == 0.0 { Ok(output) } else { Ok(output.f_lerp(input, carry)?) }
+        carried(self.convolve_elu(input)?, || Ok(input.shallow_clone()), carry)
     }
+}
+
+/// The vanishing residual: `carry * input + (1 - carry) * output`.
+fn carried(output: Tensor, input: impl FnOnce() -> Result<Tensor>, carry: f64) -> Result<Tensor> {
+    if carry == 0.0 { Ok(output) } else { Ok(output.f_lerp(&input()?, carry)?) }
 }
 
 /// Takes each layer's weights in the order of the list.
 struct Supply<'a> {
     layers: std::slice::Iter<'a, Layer>,
     leaves: std::slice::Iter<'a, Tensor>,
+    arithmetic: Arithmetic,
 }
 
-impl Supply<'_> {
+impl<'a> Supply<'a> {
+    fn new(layers: &'a [Layer], parameters: &'a Parameters, arithmetic: Arithmetic) -> Self {
+        Self { layers: layers.iter(), leaves: parameters.leaves.iter(), arithmetic }
+    }
+
     fn next(&mut self) -> Result<Weights> {
+        Ok(self.next_with_layer()?.0)
+    }
+
+    fn next_with_layer(&mut self) -> Result<(Weights, &'a Layer)> {
         let layer = self.layers.next().context("the network has fewer layers than its decoder or encoder")?;
         let (Some(weight), Some(bias)) = (self.leaves.next(), self.leaves.next()) else {
             bail!("no parameters for layer {}", layer.name);
@@ -90,14 +148,51 @@ impl Supply<'_> {
             LayerKind::Conv { stride } => i64::from(stride),
             LayerKind::Linear => 1,
         };
-        Ok(Weights { weight: weight.shallow_clone(), bias: bias.shallow_clone(), stride })
+        let (weight, bias) = (weight.shallow_clone(), bias.shallow_clone());
+        Ok((Weights { weight, bias, stride, fused: self.arithmetic.fused }, layer))
+    }
+}
+
+/// A decoder scale's first convolution.
+#[derive(Debug)]
+struct SkipConvolution {
+    weights: Weights,
+    /// Where the skip's part is computed at 8x8.
+    folded: Option<BlockConvolution>,
+}
+
+impl SkipConvolution {
+    fn new(supply: &mut Supply<'_>) -> Result<Self> {
+        let arithmetic = supply.arithmetic;
+        let (weights, layer) = supply.next_with_layer()?;
+        let factor = layer.resolution as i64 / 8;
+        let folded = folds_skip(layer, arithmetic).then(|| BlockConvolution::new(&weights.weight, factor));
+        Ok(Self { weights, folded: folded.transpose()? })
+    }
+
+    /// ELU of the convolution over `x` and the skip, which is `[B,n,8,8]` (`cube`) or as large as x (`skip`).
+    fn elu(&self, x: &Tensor, skip: Option<&Tensor>, cube: &Tensor) -> Result<Tensor> {
+        let (Some(folded), Weights { weight, bias, fused, .. }) = (&self.folded, &self.weights) else {
+            return match skip {
+                Some(skip) => self.weights.convolve_elu(&Tensor::f_cat(&[x, skip], 1)?),
+                None => self.weights.convolve_elu(x),
+            };
+        };
+        let filters = weight.size4()?.0;
+        let of_x = weight.f_narrow(1, 0, filters)?.f_to_kind(x.kind())?;
+        let of_skip = weight.f_narrow(1, filters, filters)?;
+        activation::convolve_elu(bias, *fused, |bias| {
+            let y = x.f_conv2d(&of_x, bias, [1, 1], [1, 1], [1, 1], 1)?;
+            // In its place: the convolution's backward does not ask for what it gave.
+            Ok(y.shallow_clone().f_add_(&folded.apply(cube, &of_skip)?)?)
+        })
     }
 }
 
 #[derive(Debug)]
 struct DecoderScale {
-    conv: Weights,
-    refine: Weights,
+    conv: SkipConvolution,
+    refine: UpsampledConvolution,
 }
 
 /// Latent `[B,h]` to image `[B,3,size,size]`: the generator, and the discriminator's second half.
@@ -114,34 +209,30 @@ impl Decoder {
         let cube = supply.next()?;
         let mut scales = Vec::new();
         for _ in 0..network::scales(model.size) {
-            scales.push(DecoderScale { conv: supply.next()?, refine: supply.next()? });
+            let conv = SkipConvolution::new(supply)?;
+            let Weights { weight, bias, .. } = supply.next()?;
+            let refine = UpsampledConvolution::new(weight, bias, supply.arithmetic)?;
+            scales.push(DecoderScale { conv, refine });
         }
         Ok(Self { filters: model.filters.into(), cube, scales, image: supply.next()? })
     }
 
     fn forward(&self, latent: &Tensor, carry: f64) -> Result<Tensor> {
         let cube = self.cube.linear(latent)?.f_view([-1, self.filters, 8, 8])?;
-        let mut skip = torch_ext::channels_last(&cube)?;
-        let mut x = skip.shallow_clone();
+        let cube = torch_ext::channels_last(&cube)?;
+        let mut x = cube.shallow_clone();
+        let mut skip: Option<Tensor> = None;
         for (i, scale) in self.scales.iter().enumerate() {
-            if i > 0 {
-                x = Tensor::f_cat(&[&x, &skip], 1)?;
-            }
-            x = twice(&scale.conv.convolve_elu(&x)?)?;
-            // The last scale's skip has no reader.
-            if i + 1 < self.scales.len() {
-                skip = twice(&skip)?;
-            }
-            x = scale.refine.carried(&x, carry)?;
+            let low = scale.conv.elu(&x, skip.as_ref(), &cube)?;
+            // As large as the next scale's input, if that takes it so.
+            skip = match self.scales.get(i + 1) {
+                Some(next) if next.conv.folded.is_none() => Some(twice(skip.as_ref().unwrap_or(&cube))?),
+                _ => None,
+            };
+            x = carried(scale.refine.elu(&low)?, || twice(&low), carry)?;
         }
         self.image.convolve(&x)
     }
-}
-
-/// Nearest-neighbour upsampling to twice the height and width.
-fn twice(x: &Tensor) -> Result<Tensor> {
-    let (_, _, height, width) = x.size4()?;
-    Ok(x.f_upsample_nearest2d([2 * height, 2 * width], None, None)?)
 }
 
 #[derive(Debug)]
@@ -184,6 +275,7 @@ pub struct Generator {
     /// Its parameters.
     pub parameters: Parameters,
     decoder: Decoder,
+    compute: Kind,
 }
 
 /// `D`: an autoencoder of images `[B,3,size,size]`.
@@ -193,6 +285,7 @@ pub struct Discriminator {
     pub parameters: Parameters,
     encoder: Encoder,
     decoder: Decoder,
+    compute: Kind,
 }
 
 impl Generator {
@@ -200,12 +293,11 @@ impl Generator {
     ///
     /// # Errors
     /// If the tensor is too short.
-    pub fn new(model: &Model, flat: Tensor) -> Result<Self> {
+    pub fn new(model: &Model, flat: Tensor, arithmetic: Arithmetic) -> Result<Self> {
         let layers = network::generator(model);
-        let parameters = Parameters::new(Layout::new(&layers), flat)?;
-        let mut supply = Supply { layers: layers.iter(), leaves: parameters.leaves.iter() };
-        let decoder = Decoder::new(model, &mut supply)?;
-        Ok(Self { parameters, decoder })
+        let parameters = Parameters::new(&layers, flat, arithmetic)?;
+        let decoder = Decoder::new(model, &mut Supply::new(&layers, &parameters, arithmetic))?;
+        Ok(Self { parameters, decoder, compute: arithmetic.compute })
     }
 
     /// `G(z)`.
@@ -213,7 +305,7 @@ impl Generator {
     /// # Errors
     /// If shapes do not fit or memory is short.
     pub fn forward(&self, noise: &Tensor, carry: f64) -> Result<Tensor> {
-        self.decoder.forward(noise, carry)
+        Ok(self.decoder.forward(&noise.f_to_kind(self.compute)?, carry)?.f_to_kind(noise.kind())?)
     }
 }
 
@@ -222,13 +314,13 @@ impl Discriminator {
     ///
     /// # Errors
     /// If the tensor is too short.
-    pub fn new(model: &Model, flat: Tensor) -> Result<Self> {
+    pub fn new(model: &Model, flat: Tensor, arithmetic: Arithmetic) -> Result<Self> {
         let layers = network::discriminator(model);
-        let parameters = Parameters::new(Layout::new(&layers), flat)?;
-        let mut supply = Supply { layers: layers.iter(), leaves: parameters.leaves.iter() };
+        let parameters = Parameters::new(&layers, flat, arithmetic)?;
+        let mut supply = Supply::new(&layers, &parameters, arithmetic);
         let encoder = Encoder::new(model, &mut supply)?;
         let decoder = Decoder::new(model, &mut supply)?;
-        Ok(Self { parameters, encoder, decoder })
+        Ok(Self { parameters, encoder, decoder, compute: arithmetic.compute })
     }
 
     /// `D(v)`.
@@ -236,6 +328,7 @@ impl Discriminator {
     /// # Errors
     /// If shapes do not fit or memory is short.
     pub fn forward(&self, image: &Tensor, carry: f64) -> Result<Tensor> {
-        self.decoder.forward(&self.encoder.forward(image, carry)?, carry)
+        let latent = self.encoder.forward(&image.f_to_kind(self.compute)?, carry)?;
+        Ok(self.decoder.forward(&latent, carry)?.f_to_kind(image.kind())?)
     }
 }

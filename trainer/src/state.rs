@@ -1,10 +1,11 @@
 //! What a trainer holds between steps: both networks, both optimizers, and how many steps are behind them.
 
 use anyhow::Result;
-use began::config::{Model, Precision, RunConfig};
+use began::config::{Model, RunConfig};
 use began::{Step, network};
-use tch::{Device, Kind};
+use tch::Device;
 
+use crate::arithmetic::Arithmetic;
 use crate::flat::Layout;
 use crate::network::{Discriminator, Generator};
 use crate::optimizer::Adam;
@@ -23,15 +24,7 @@ pub struct State {
     pub discriminator_adam: Adam,
     /// Adam over `G`.
     pub generator_adam: Adam,
-}
-
-/// libtorch's number type for a precision.
-#[must_use]
-pub fn kind(precision: Precision) -> Kind {
-    match precision {
-        Precision::F32 => Kind::Float,
-        Precision::F64 => Kind::Double,
-    }
+    arithmetic: Arithmetic,
 }
 
 impl State {
@@ -40,25 +33,40 @@ impl State {
     /// # Errors
     /// If memory is short.
     pub fn initial(config: &RunConfig, device: Device) -> Result<Self> {
-        let (model, seed, kind) = (&config.model, config.run.seed, kind(config.run.precision));
+        Self::initial_with(config, Arithmetic::new(config.run.precision, device)?, device)
+    }
+
+    /// As [`State::initial`], computed in ways of the caller's choice.
+    ///
+    /// # Errors
+    /// If memory is short.
+    pub fn initial_with(config: &RunConfig, arithmetic: Arithmetic, device: Device) -> Result<Self> {
+        let (model, seed) = (&config.model, config.run.seed);
+        let kind = arithmetic.master;
         let d_layers = network::discriminator(model);
         let g_first = 2 * d_layers.len() as u64;
         let d = Layout::new(&d_layers).initial(seed, 0, kind, device)?;
         let g = Layout::new(&network::generator(model)).initial(seed, g_first, kind, device)?;
-        Self::from_flat(model, d, g)
+        Self::from_flat(model, d, g, arithmetic)
     }
 
     /// A state at step 0 over given flat parameters.
     ///
     /// # Errors
     /// If they are too short for the model.
-    pub fn from_flat(model: &Model, discriminator: tch::Tensor, generator: tch::Tensor) -> Result<Self> {
+    pub fn from_flat(
+        model: &Model,
+        discriminator: tch::Tensor,
+        generator: tch::Tensor,
+        arithmetic: Arithmetic,
+    ) -> Result<Self> {
         Ok(Self {
             step: Step(0),
             discriminator_adam: Adam::new(&discriminator)?,
             generator_adam: Adam::new(&generator)?,
-            discriminator: Discriminator::new(model, discriminator)?,
-            generator: Generator::new(model, generator)?,
+            discriminator: Discriminator::new(model, discriminator, arithmetic)?,
+            generator: Generator::new(model, generator, arithmetic)?,
+            arithmetic,
         })
     }
 
@@ -75,8 +83,18 @@ impl State {
         let g = g.0.f_narrow(0, 0, g_weights.layout.len())?;
         self.discriminator_adam.update(&d_weights.flat, &d, count, rate, &config.optimizer)?;
         self.generator_adam.update(&g_weights.flat, &g, count, rate, &config.optimizer)?;
+        self.refresh()?;
         self.step = self.step.next();
         Ok(())
+    }
+
+    /// Brings what is derived from the master weights up to date, after they were written from outside.
+    ///
+    /// # Errors
+    /// If libtorch refuses.
+    pub fn refresh(&self) -> Result<()> {
+        self.discriminator.parameters.refresh()?;
+        self.generator.parameters.refresh()
     }
 
     /// A copy that the next step does not touch.
@@ -89,6 +107,7 @@ impl State {
             model,
             copied(&self.discriminator.parameters.flat)?,
             copied(&self.generator.parameters.flat)?,
+            self.arithmetic,
         )?;
         for (to, from) in
             [(&mut copy.discriminator_adam, &self.discriminator_adam), (&mut copy.generator_adam, &self.generator_adam)]

@@ -9,11 +9,11 @@
 //! It reads the networks and writes gradients; it never changes a weight.
 
 use anyhow::Result;
-use began::LaneLosses;
 use tch::Tensor;
 
 use crate::network::Parameters;
 use crate::state::State;
+use crate::transfer::PendingLosses;
 
 /// What the step is computed with.
 #[derive(Clone, Copy, Debug)]
@@ -82,29 +82,50 @@ impl LanePass {
         g_real: &GradientBuffer,
         g_fake: &GradientBuffer,
     ) -> Result<Self> {
+        Self::run_marked(state, x, z, settings, g_real, g_fake, &mut |_| Ok(()))
+    }
+
+    /// As [`LanePass::run`]; `mark` is told each stage when it has been given to the device.
+    ///
+    /// # Errors
+    /// If shapes do not fit, memory is short, or `mark` fails.
+    pub fn run_marked(
+        state: &State,
+        x: &Tensor,
+        z: &Tensor,
+        settings: Settings,
+        g_real: &GradientBuffer,
+        g_fake: &GradientBuffer,
+        mark: &mut dyn FnMut(&'static str) -> Result<()>,
+    ) -> Result<Self> {
         let Settings { norm, carry } = settings;
         let d = &state.discriminator;
 
         let real = reconstruction_loss(x, &d.forward(x, carry)?, norm)?;
+        mark("D forward, real")?;
         g_real.store(&torch_ext::grad(&real, None, &d.parameters.leaves)?)?;
+        mark("D backward, real")?;
 
         let image = state.generator.forward(z, carry)?;
+        mark("G forward")?;
         // A leaf of its own, so that D's backward stops here and D's gradients can leave before G's are begun.
         let leaf = image.f_detach()?.f_set_requires_grad(true)?;
         let fake = reconstruction_loss(&leaf, &d.forward(&leaf, carry)?, norm)?;
+        mark("D forward, fake")?;
         let inputs: Vec<&Tensor> = d.parameters.leaves.iter().chain([&leaf]).collect();
         let mut gradients = torch_ext::grad(&fake, None, &inputs)?;
         let image_gradient = gradients.pop().ok_or_else(|| anyhow::anyhow!("no gradient for the generated images"))?;
         g_fake.store(&gradients)?;
+        mark("D backward, fake")?;
         Ok(Self { real: real.f_detach()?, fake: fake.f_detach()?, image, image_gradient })
     }
 
-    /// The lane's losses, with which samples it `drawn`; on a GPU this waits for them.
+    /// The lane's losses on their way to the host, with which samples it `drawn`; nothing waits for them here.
     ///
     /// # Errors
-    /// If they cannot be read.
-    pub fn losses(&self, drawn: u64) -> Result<LaneLosses> {
-        Ok(LaneLosses { real: f64::try_from(&self.real)?, fake: f64::try_from(&self.fake)?, drawn })
+    /// If memory is short.
+    pub fn losses(&self, drawn: u64) -> Result<PendingLosses> {
+        PendingLosses::start(&self.real, &self.fake, drawn)
     }
 
     /// G's backward, into its buffer.

@@ -28,6 +28,7 @@ use crate::reduction_thread::{Reduced, ReductionThread};
 use crate::session::{Incoming, from_wire, to_wire};
 use crate::state::State;
 use crate::step::{LanePass, Settings, combine};
+use crate::transfer::{PendingLosses, Uploads};
 
 /// How often a wait for data looks up to see what the coordinator says.
 const LOOK: Duration = Duration::from_millis(100);
@@ -87,6 +88,7 @@ pub struct Generation<'a> {
     g_pool: Pool,
     g_fake: usize,
     kind: Kind,
+    uploads: Uploads,
     /// What has come in ahead of its use.
     equilibrium: Option<(Equilibrium, wire::Orders)>,
     d_gradient: Option<Gradient>,
@@ -125,6 +127,7 @@ impl Trainer<'_> {
             g_pool,
             g_fake,
             kind,
+            uploads: Uploads::new(self.device)?,
             equilibrium: Some(equilibrium),
             d_gradient: None,
             g_gradient: None,
@@ -185,16 +188,18 @@ impl Trainer<'_> {
         let lanes = generation.place.my_lanes();
         let mut d_fold = Fold::new(generation.place.lanes);
         let mut g_fold = Fold::new(generation.place.lanes);
-        let mut losses = Vec::with_capacity(lanes.len());
+        let mut pending = Vec::with_capacity(lanes.len());
+        let mut losses = Vec::new();
         let mut now = None;
         for lane in lanes.clone() {
             self.look_up(generation)?;
             let batch = self.next_batch(generation, step, lane)?;
             self.session.activity().enter(Phase::Compute);
-            let x = feed::images(&batch.pixels, self.config.model.size, generation.kind, self.device)?;
+            let bytes = generation.uploads.send(feed::bytes(&batch.pixels, self.config.model.size)?)?;
+            let x = feed::scaled(&bytes, generation.kind)?;
             let drawn = batch.drawn;
             generation.loader.recycle(batch.pixels);
-            let z = feed::noise(self.config, step, lane, generation.kind, self.device)?;
+            let z = generation.uploads.send(feed::noise(self.config, step, lane, generation.kind, Device::Cpu)?)?;
             let g_real = generation.d_pool.take(&generation.state.discriminator.parameters)?;
             let pass = LanePass::run(
                 generation.state,
@@ -204,7 +209,7 @@ impl Trainer<'_> {
                 generation.d_pool.get(g_real),
                 generation.d_pool.get(generation.g_fake),
             )?;
-            losses.push(pass.losses(drawn)?);
+            pending.push(pass.losses(drawn)?);
             // The first place that needs k: the coordinator had the whole pass to answer.
             let (equilibrium, _) = match now {
                 Some(now) => now,
@@ -212,8 +217,13 @@ impl Trainer<'_> {
             };
             combine(generation.d_pool.get(g_real), generation.d_pool.get(generation.g_fake), equilibrium.k)?;
             generation.d_pool.fold(&mut d_fold, lane, g_real)?;
-            if lane + 1 == lanes.end {
-                self.report(&losses, lanes.start, step, generation);
+            let last = lane + 1 == lanes.end;
+            if last {
+                // On a CPU they are there; a GPU is given G's backward first, so that it has work while the host waits.
+                if pending.last().is_some_and(|last| matches!(last.is_there(), Ok(true))) {
+                    losses = self.arrived(&mut pending)?;
+                    self.report(&losses, lanes.start, step, generation);
+                }
                 let d_fold = std::mem::replace(&mut d_fold, Fold::new(generation.place.lanes));
                 generation.reduction.discriminator(generation.d_pool.partials(d_fold))?;
             }
@@ -221,6 +231,10 @@ impl Trainer<'_> {
             let g = generation.g_pool.take(&generation.state.generator.parameters)?;
             pass.generator_gradient(generation.state, generation.g_pool.get(g))?;
             generation.g_pool.fold(&mut g_fold, lane, g)?;
+            if last && losses.is_empty() {
+                losses = self.arrived(&mut pending)?;
+                self.report(&losses, lanes.start, step, generation);
+            }
         }
         let Some((equilibrium, orders)) = now else {
             return Err(anyhow!("rank {} holds no lanes", generation.place.rank).into());
@@ -240,6 +254,12 @@ impl Trainer<'_> {
         generation.g_pool.give_back_all();
         generation.g_fake = generation.d_pool.take(&generation.state.discriminator.parameters)?;
         self.follow(orders, generation)
+    }
+
+    /// The losses of all lanes so far, once the device has computed them.
+    fn arrived(&self, pending: &mut Vec<PendingLosses>) -> Result<Vec<LaneLosses>> {
+        let patience = Duration::from_secs_f64(self.config.run.step_timeout);
+        pending.drain(..).map(|losses| losses.wait(patience)).collect()
     }
 
     fn report(&self, losses: &[LaneLosses], first_lane: u32, step: Step, generation: &mut Generation<'_>) {

@@ -89,7 +89,9 @@ fn merge(base: &mut Table, over: &Table, place: &str, prefix: &str) -> Result<()
             (Value::String(_), Value::String(v)) => {
                 let names = |names: &[&str]| names.contains(&v.as_str());
                 match dotted.as_str() {
-                    "run.precision" if !names(&["f32", "f64"]) => return Err(wrong("\"f32\" or \"f64\"", value)),
+                    "run.precision" if !names(&["f32", "tf32", "bf16", "f64"]) => {
+                        return Err(wrong("\"f32\", \"tf32\", \"bf16\" or \"f64\"", value));
+                    }
                     "run.reduce" if !names(&["tree", "fast"]) => return Err(wrong("\"tree\" or \"fast\"", value)),
                     "run.on_corruption" if !names(&["heal", "set_aside", "stop"]) => {
                         return Err(wrong("\"heal\", \"set_aside\" or \"stop\"", value));
@@ -195,7 +197,9 @@ mod tests {
     #[test]
     fn a_path_needs_no_quotes() -> Result<(), ConfigError> {
         assert_eq!(RunConfig::default().set("data.path=/data/faces-64")?.data.path, "/data/faces-64");
-        assert_eq!(RunConfig::default().set("run.precision=f64")?.run.precision, Precision::F64);
+        for (name, precision) in [("tf32", Precision::Tf32), ("bf16", Precision::Bf16), ("f64", Precision::F64)] {
+            assert_eq!(RunConfig::default().set(&format!("run.precision={name}"))?.run.precision, precision);
+        }
         Ok(())
     }
 }

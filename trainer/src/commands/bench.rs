@@ -1,27 +1,38 @@
-//! `trainer bench`: how fast the training loop is, alone and with a coordinator, in rounds that take turns.
+//! `trainer bench`: how fast the training loop is, alone and with a coordinator, in rounds that take turns; what that is of what
+//! the device can do; and what it would be over many GPUs.
 //!
 //! It is the loop of training itself, data and all, on one trainer; nothing is left out that a step of a run does.
 
-use std::io::{BufRead, BufReader};
+mod ceilings;
+mod coordinator;
+mod scaling;
+mod stages;
+
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use began::config::Model;
-use began::{Equilibrium, RunConfig, network};
+use began::config::{Model, Precision};
+use began::cost::{StepCost, step_cost};
+use began::{Equilibrium, RunConfig};
 use began_data::{Manifest, prepare};
 use began_proto::v1 as wire;
-use began_record::{RunDir, RunManifest};
 use began_session::News;
 use tch::Device;
+use torch_ext::stream::Stream;
 
+use self::ceilings::Ceilings;
+use self::coordinator::Coordinator;
+use self::scaling::Links;
+use self::stages::Stages;
+use crate::arithmetic::{Arithmetic, Skip, Upsampling};
+use crate::commands::conform::parse_precision;
 use crate::coordination::{Alone, Coordination};
 use crate::device::{self, DeviceChoice};
 use crate::feed::Feed;
 use crate::reduce::{Place, Reducer};
 use crate::reduction_thread::ReductionThread;
-use crate::session::{Incoming, Session, from_wire};
+use crate::session::{Incoming, from_wire};
 use crate::state::State;
 use crate::training::{Generation, Trainer};
 
@@ -58,6 +69,20 @@ pub struct Bench {
     /// What to compute on.
     #[arg(long, default_value = "cpu")]
     device: DeviceChoice,
+    /// f32, tf32, bf16 or f64.
+    #[arg(long, value_parser = parse_precision, default_value = "f32")]
+    precision: Precision,
+    /// How to upsample and convolve, instead of the device's own way.
+    #[arg(long, alias = "upsample")]
+    upsampling: Option<Upsampling>,
+    /// How to take the decoder's skip in, instead of the device's own way.
+    #[arg(long)]
+    skip: Option<Skip>,
+    /// Leave out what the device can do, the time by stage and the scaling model.
+    #[arg(long)]
+    brief: bool,
+    #[command(flatten)]
+    links: Links,
 }
 
 /// One line of the result.
@@ -72,10 +97,50 @@ struct Line<'a> {
     min: f64,
     max: f64,
     images_per_s: f64,
+    /// Convolutions as the paper writes them.
     gflop_per_s: f64,
+    /// The least that the step needs: with upsampling and convolution as one.
+    least_gflop_per_s: f64,
+    precision: Precision,
+    upsampling: String,
+    skip: String,
     device: &'a str,
     threads: u32,
     software: String,
+    #[serde(flatten)]
+    detail: Option<Detail>,
+}
+
+/// What the time is held against.
+#[derive(Debug, serde::Serialize)]
+struct Detail {
+    cost: Counted,
+    ceilings: Ceilings,
+    /// Of the least operations, in the measured rate of a matrix product.
+    matrix_share: f64,
+    /// Of the least bytes, in the measured rate of a copy.
+    copy_share: f64,
+    stages_ms: Vec<(&'static str, f64)>,
+    memory: Memory,
+    scaling: serde_json::Value,
+}
+
+/// Counts of a whole step on this trainer.
+#[derive(Debug, serde::Serialize)]
+struct Counted {
+    gflop: f64,
+    least_gflop: f64,
+    least_gb: f64,
+    kept_gb: f64,
+}
+
+/// The most memory used, in MB.
+#[derive(Debug, serde::Serialize)]
+struct Memory {
+    /// By this process, on the host.
+    process_mb: f64,
+    gpu_tensors_mb: Option<f64>,
+    gpu_held_mb: Option<f64>,
 }
 
 impl Bench {
@@ -92,8 +157,10 @@ impl Bench {
         let epochs = config.run.steps * u64::from(self.batch * self.lanes) / manifest.samples + 2;
         let alone = Alone::new(config.clone(), manifest.shards.len() as u32, epochs);
         let place = Place { rank: 0, world: 1, lanes: self.lanes };
+        // Everything that makes a state here takes the ways that were asked for.
+        let arithmetic = self.arithmetic(device)?;
 
-        let mut state = State::initial(&config, device)?;
+        let mut state = State::initial_with(&config, arithmetic, device)?;
         let mut without = self.trainer(&alone, &config, folder.path(), &manifest, device)?;
         let start = (Equilibrium::start(&config.optimizer), wire::Orders::default());
         let reduction = ReductionThread::start(Reducer::new(place, config.run.reduce, None)?, device, alone.inbox())?;
@@ -103,13 +170,14 @@ impl Bench {
         if self.no_coordinator {
             let times: Vec<_> =
                 (0..self.rounds).map(|_| self.round(&mut without, &mut generation)).collect::<Result<_>>()?;
-            self.print("alone", &times, &name);
+            drop(generation);
+            self.print("alone", &times, &name, arithmetic, self.detail(&mut state, arithmetic, median(&times))?);
             return Ok(());
         }
 
         let coordinator = Coordinator::start(&folder.path().join("run"), &config, &manifest)?;
         let session = coordinator.session(&name)?;
-        let mut with_state = State::initial(&config, device)?;
+        let mut with_state = State::initial_with(&config, arithmetic, device)?;
         let mut with = self.trainer(&session, &config, folder.path(), &manifest, device)?;
         let opened = session.next(Duration::from_secs(30));
         let Some(Incoming::News(News::Opened(_, opened))) = opened else {
@@ -132,8 +200,10 @@ impl Bench {
                 }
             }
         }
-        self.print("alone", &alone_times, &name);
-        self.print("with-coordinator", &with_times, &name);
+        drop((generation, with_generation));
+        let detail = self.detail(&mut state, arithmetic, median(&alone_times))?;
+        self.print("alone", &alone_times, &name, arithmetic, detail);
+        self.print("with-coordinator", &with_times, &name, arithmetic, None);
         let ratios: Vec<f64> = with_times.iter().zip(&alone_times).map(|(with, alone)| with / alone).collect();
         let line = serde_json::json!({
             "with_coordinator_over_alone": round3(median(&ratios)),
@@ -142,6 +212,51 @@ impl Bench {
         });
         println!("{line}");
         Ok(())
+    }
+
+    fn model(&self) -> Model {
+        Model { size: self.size, filters: self.filters, latent: self.latent }
+    }
+
+    fn arithmetic(&self, device: Device) -> Result<Arithmetic> {
+        let mut arithmetic = Arithmetic::new(self.precision, device)?.switch()?;
+        arithmetic.upsampling = self.upsampling.unwrap_or(arithmetic.upsampling);
+        arithmetic.skip = self.skip.unwrap_or(arithmetic.skip);
+        Ok(arithmetic)
+    }
+
+    /// Measures what the step's time is held against.
+    fn detail(&self, state: &mut State, arithmetic: Arithmetic, seconds: f64) -> Result<Option<Detail>> {
+        if self.brief {
+            return Ok(None);
+        }
+        let model = self.model();
+        let device = state.discriminator.parameters.device();
+        let memory = memory(device);
+        let ceilings = Ceilings::measure(arithmetic.compute, device)?;
+        let stages = Stages::measure(state, &model, self.batch, self.iters.clamp(3, 20))?;
+        let images = u64::from(self.batch * self.lanes);
+        let lanes = u64::from(self.lanes);
+        let StepCost { flops, least_flops, activation_bytes, gradient_bytes, update_bytes, kept_bytes } =
+            step_cost(&model, arithmetic.compute.elt_size_in_bytes() as u64);
+        let giga = |count: u64| round3(count as f64 / 1e9);
+        let least = images * least_flops;
+        let bytes = images * activation_bytes + lanes * gradient_bytes + update_bytes;
+        let scaling = self.links.model(&model, &stages, seconds / lanes as f64, ceilings.copy_gb_per_s);
+        Ok(Some(Detail {
+            cost: Counted {
+                gflop: giga(images * flops),
+                least_gflop: giga(least),
+                least_gb: giga(bytes),
+                kept_gb: giga(u64::from(self.batch) * kept_bytes),
+            },
+            matrix_share: round3(least as f64 / seconds / 1e9 / ceilings.matrix_gflop_per_s),
+            copy_share: round3(bytes as f64 / seconds / 1e9 / ceilings.copy_gb_per_s),
+            stages_ms: stages.rows(),
+            ceilings,
+            memory,
+            scaling,
+        }))
     }
 
     fn configure(&self, folder: &Path) -> Result<RunConfig> {
@@ -154,8 +269,8 @@ impl Bench {
             quiet: true,
             ..prepare::Options::default()
         })?;
-        let model = Model { size: self.size, filters: self.filters, latent: self.latent };
-        let mut config = RunConfig { model, ..RunConfig::default() };
+        let mut config = RunConfig { model: self.model(), ..RunConfig::default() };
+        config.run.precision = self.precision;
         config.objective.carry_steps = 0;
         config.run.batch = self.batch;
         config.run.lanes = self.lanes;
@@ -182,12 +297,13 @@ impl Bench {
     fn round(&self, trainer: &mut Trainer<'_>, generation: &mut Generation<'_>) -> Result<f64> {
         let started = Instant::now();
         step(trainer, generation, self.iters)?;
+        Stream::current(trainer.device)?.synchronize()?;
         Ok(started.elapsed().as_secs_f64() / self.iters as f64)
     }
 
-    fn print(&self, variant: &str, times: &[f64], device: &str) {
+    fn print(&self, variant: &str, times: &[f64], device: &str, arithmetic: Arithmetic, detail: Option<Detail>) {
         let (mid, images) = (median(times), f64::from(self.batch * self.lanes));
-        let model = Model { size: self.size, filters: self.filters, latent: self.latent };
+        let cost = step_cost(&self.model(), 4);
         let line = Line {
             variant,
             size: self.size,
@@ -198,10 +314,15 @@ impl Bench {
             min: round3(times.iter().copied().fold(f64::INFINITY, f64::min) * 1e3),
             max: round3(times.iter().copied().fold(0.0, f64::max) * 1e3),
             images_per_s: round3(images / mid),
-            gflop_per_s: round3(network::step_flops(&model) as f64 * images / mid / 1e9),
+            gflop_per_s: round3(cost.flops as f64 * images / mid / 1e9),
+            least_gflop_per_s: round3(cost.least_flops as f64 * images / mid / 1e9),
+            precision: self.precision,
+            upsampling: format!("{:?}", arithmetic.upsampling).to_lowercase(),
+            skip: format!("{:?}", arithmetic.skip).to_lowercase(),
             device,
             threads: 1,
             software: device::software(),
+            detail,
         };
         println!("{}", serde_json::to_string(&line).unwrap_or_default());
     }
@@ -214,6 +335,23 @@ fn step(trainer: &mut Trainer<'_>, generation: &mut Generation<'_>, count: u64) 
     }
 }
 
+/// What this process has used at most.
+fn memory(device: Device) -> Memory {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let peak =
+        status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse::<f64>().ok());
+    let mega = |bytes: f64| (bytes / 1e6).round();
+    let gpu = match device {
+        Device::Cuda(index) => torch_ext::gpu_memory(index).ok(),
+        _ => None,
+    };
+    Memory {
+        process_mb: mega(peak.unwrap_or(0.0) * 1024.0),
+        gpu_tensors_mb: gpu.map(|gpu| mega(gpu.allocated as f64)),
+        gpu_held_mb: gpu.map(|gpu| mega(gpu.reserved as f64)),
+    }
+}
+
 fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -223,56 +361,4 @@ fn median(values: &[f64]) -> f64 {
 
 fn round3(value: f64) -> f64 {
     (value * 1e3).round() / 1e3
-}
-
-/// A coordinator process of the bench's own; it ends with this.
-struct Coordinator {
-    child: Child,
-    address: String,
-}
-
-impl Coordinator {
-    fn start(run: &Path, config: &RunConfig, data: &Manifest) -> Result<Self> {
-        RunDir::create(run, config, &RunManifest::new(config, data.digest.clone()))?;
-        let beside = std::env::current_exe()?.with_file_name("coordinator");
-        let program = std::env::var_os("BEGAN_COORDINATOR").map_or(beside, Into::into);
-        let mut child = Command::new(&program)
-            .args(["--listen", "127.0.0.1:0", "--world", "1", "--supervised", "--run"])
-            .arg(run)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .with_context(|| format!("cannot start {}; --no-coordinator does without", program.display()))?;
-        let mut line = String::new();
-        if let Some(out) = child.stdout.take() {
-            BufReader::new(out).read_line(&mut line)?;
-        }
-        let said: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
-        let Some(address) = said["listening"].as_str() else {
-            let _ = child.kill();
-            bail!("{} did not say where it listens: {line:?}", program.display());
-        };
-        Ok(Self { child, address: address.to_owned() })
-    }
-
-    fn session(&self, device: &str) -> Result<Session> {
-        let hello = wire::Hello {
-            version: began_proto::VERSION,
-            trainer: format!("bench-{}", std::process::id()),
-            host: device::host_name(),
-            pid: std::process::id(),
-            device: device.into(),
-            software: device::software(),
-            ..wire::Hello::default()
-        };
-        Session::open(&self.address, None, hello, Duration::from_secs(30))
-    }
-}
-
-impl Drop for Coordinator {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }

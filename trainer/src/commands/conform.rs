@@ -2,10 +2,13 @@
 //! every tensor on the way.
 //!
 //! The modules, the flat buffers, the combination of gradients, Adam and the equilibrium are those of training, in the
-//! fixture's precision. Several steps in a row start from step 0's weights; nothing is reset in between.
+//! fixture's precision or in the one that is asked for, on any device, by any of the ways to compute them. Several steps in a row
+//! start from step 0's weights; nothing is reset in between.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use began::Step;
@@ -15,6 +18,8 @@ use began::tree::Fold;
 use safetensors::{Dtype, SafeTensors};
 use tch::{Device, Kind, Tensor};
 
+use crate::arithmetic::{Arithmetic, Skip, Upsampling};
+use crate::device::{self, DeviceChoice};
 use crate::flat::Layout;
 use crate::reduce::{Gradient, Place, Reducer, add};
 use crate::state::State;
@@ -25,9 +30,25 @@ use crate::step::{GradientBuffer, LanePass, Settings, combine};
 pub struct Conform {
     /// A fixture: a safetensors file with one or more steps of a reference implementation.
     fixture: PathBuf,
-    /// The largest relative difference `||a-b|| / ||b||` that passes.
-    #[arg(long, default_value_t = 1e-9)]
-    tolerance: f64,
+    /// The largest relative difference `||a-b|| / ||b||` that passes; 1e-9 by default, where --precision asks for fewer bits than
+    /// the fixture has 1e-4 (f32), 1e-2 (tf32) or 2e-1 (bf16).
+    #[arg(long)]
+    tolerance: Option<f64>,
+    /// Compute in f32, tf32, bf16 or f64 instead of the fixture's own precision.
+    #[arg(long, value_parser = parse_precision)]
+    precision: Option<Precision>,
+    /// How to upsample and convolve, instead of the device's own way.
+    #[arg(long, alias = "upsample")]
+    upsampling: Option<Upsampling>,
+    /// How to take the decoder's skip in, instead of the device's own way.
+    #[arg(long)]
+    skip: Option<Skip>,
+    /// Bias and ELU in one, as on GPUs, also on a CPU.
+    #[arg(long)]
+    fused: bool,
+    /// What to compute on.
+    #[arg(long, default_value = "cpu")]
+    device: DeviceChoice,
     /// Print only tensors over the tolerance, and the summary.
     #[arg(long, short)]
     quiet: bool,
@@ -64,6 +85,9 @@ impl Fixture<'_> {
     }
 }
 
+/// How long the device may take for a step.
+const DEVICE: Duration = Duration::from_secs(600);
+
 /// Compares and prints.
 struct Report {
     tolerance: f64,
@@ -71,15 +95,36 @@ struct Report {
     compared: usize,
     failed: usize,
     worst: (f64, String),
+    /// The worst of each kind of tensor.
+    kinds: BTreeMap<&'static str, f64>,
+}
+
+/// What a tensor of a fixture is.
+fn kind_of(name: &str) -> &'static str {
+    match name.split('/').nth(1) {
+        Some("scalars") => "losses and equilibrium",
+        Some("grad") => "gradients",
+        Some("weights") => "weights after Adam",
+        _ => "images",
+    }
+}
+
+/// A precision by its name in the configuration.
+pub fn parse_precision(name: &str) -> Result<Precision, String> {
+    let set = format!("run.precision={name}");
+    RunConfig::default().set(&set).map(|config| config.run.precision).map_err(|error| error.to_string())
 }
 
 impl Report {
     fn compare(&mut self, name: &str, found: &Tensor, expected: &Tensor) -> Result<()> {
-        let (a, b) = (found.f_to_kind(Kind::Double)?, expected.f_to_kind(Kind::Double)?);
+        let on_host = |tensor: &Tensor| tensor.f_to_device(Device::Cpu)?.f_to_kind(Kind::Double);
+        let (a, b) = (on_host(found)?, on_host(expected)?);
         let difference = f64::try_from((&a - &b).f_norm()?)?;
         let size = f64::try_from(b.f_norm()?)?;
         let relative = if size > 0.0 { difference / size } else { difference };
         self.compared += 1;
+        let worst = self.kinds.entry(kind_of(name)).or_insert(0.0);
+        *worst = if relative.is_nan() { relative } else { worst.max(relative) };
         // Written so that NaN fails.
         let passes = relative <= self.tolerance;
         self.failed += usize::from(!passes);
@@ -99,39 +144,64 @@ impl Conform {
     /// # Errors
     /// If the fixture cannot be read, or lacks or misshapes a tensor.
     pub fn run(&self) -> Result<bool> {
-        ensure!(self.tolerance >= 0.0, "--tolerance must be at least 0, got {}", self.tolerance);
+        ensure!(
+            self.tolerance.is_none_or(|tolerance| tolerance >= 0.0),
+            "--tolerance must be at least 0, got {}",
+            self.tolerance.unwrap_or_default()
+        );
+        let (device, _) = device::choose(self.device, 0)?;
         let path = self.fixture.display();
         let bytes = fs::read(&self.fixture).with_context(|| format!("cannot read the fixture {path}"))?;
-        let report = self.compare(&bytes).with_context(|| format!("fixture {path}"))?;
+        let report = self.compare(&bytes, device).with_context(|| format!("fixture {path}"))?;
         println!(
             "{} of {} tensors within {:e}; the worst is {:.2e} at {}",
             report.compared - report.failed,
             report.compared,
-            self.tolerance,
+            report.tolerance,
             report.worst.0,
             report.worst.1
         );
+        for (kind, worst) in &report.kinds {
+            println!("{worst:9.2e}  the worst of {kind}");
+        }
         Ok(report.failed == 0)
     }
 
-    fn compare(&self, bytes: &[u8]) -> Result<Report> {
+    fn tolerance(&self, stored: Precision, used: Precision) -> f64 {
+        let default = match used {
+            Precision::Bf16 => 2e-1,
+            Precision::Tf32 => 1e-2,
+            Precision::F32 if stored == Precision::F64 && self.precision.is_some() => 1e-4,
+            Precision::F32 | Precision::F64 => 1e-9,
+        };
+        self.tolerance.unwrap_or(default)
+    }
+
+    fn compare(&self, bytes: &[u8], device: Device) -> Result<Report> {
         let tensors = SafeTensors::deserialize(bytes).context("not a safetensors file")?;
         let (_, header) = SafeTensors::read_metadata(bytes)?;
         let metadata = header.metadata().clone().unwrap_or_default();
         let fixture = Fixture { tensors, metadata };
-        let config = configuration(&fixture)?;
+        let mut config = configuration(&fixture)?;
+        let stored = config.run.precision;
+        config.run.precision = self.precision.unwrap_or(stored);
+        let mut arithmetic = Arithmetic::new(config.run.precision, device)?.switch()?;
+        arithmetic.upsampling = self.upsampling.unwrap_or(arithmetic.upsampling);
+        arithmetic.skip = self.skip.unwrap_or(arithmetic.skip);
+        arithmetic.fused |= self.fused;
         let (batch, steps) = (i64::from(config.run.batch), config.run.steps);
         let (size, latent) = (i64::from(config.model.size), i64::from(config.model.latent));
-        let kind = crate::state::kind(config.run.precision);
+        let kind = arithmetic.master;
         let mut report = Report {
-            tolerance: self.tolerance,
+            tolerance: self.tolerance(stored, config.run.precision),
             quiet: self.quiet,
             compared: 0,
             failed: 0,
             worst: (0.0, String::new()),
+            kinds: BTreeMap::new(),
         };
 
-        let mut state = initial_state(&fixture, &config, kind)?;
+        let mut state = initial_state(&fixture, &config, arithmetic, device)?;
         let place = Place { rank: 0, world: 1, lanes: 1 };
         let mut reducer = Reducer::new(place, config.run.reduce, None)?;
         let (d, g) = (&state.discriminator.parameters, &state.generator.parameters);
@@ -155,15 +225,15 @@ impl Conform {
                 stall: Stall::default(),
             });
             let image = [batch, 3, size, size];
-            let x = torch_ext::channels_last(&fixture.get(&at("x"), &image, kind)?)?;
-            let z = fixture.get(&at("z"), &[batch, latent], kind)?;
+            let x = torch_ext::channels_last(&fixture.get(&at("x"), &image, kind)?.f_to_device(device)?)?;
+            let z = fixture.get(&at("z"), &[batch, latent], kind)?.f_to_device(device)?;
 
             let settings = Settings { norm: config.objective.norm, carry };
             let recon = tch::no_grad(|| state.discriminator.forward(&x, carry))?;
-            report.compare(&at("recon_real"), &recon, &fixture.get(&at("recon_real"), &image, kind)?)?;
+            report.compare(&at("recon_real"), &recon, &fixture.get(&at("recon_real"), &image, Kind::Double)?)?;
             let pass = LanePass::run(&state, &x, &z, settings, &g_real, &g_fake)?;
-            report.compare(&at("fake"), &pass.image(), &fixture.get(&at("fake"), &image, kind)?)?;
-            let losses = pass.losses(0)?;
+            report.compare(&at("fake"), &pass.image(), &fixture.get(&at("fake"), &image, Kind::Double)?)?;
+            let losses = pass.losses(0)?.wait(DEVICE)?;
             combine(&g_real, &g_fake, now.k)?;
             pass.generator_gradient(&state, &g_generator)?;
 
@@ -176,7 +246,7 @@ impl Conform {
             for (layout, names, flat) in [(&d_layout, &d_names, &d_gradient.0), (&g_layout, &g_names, &g_gradient.0)] {
                 for (parameter, view) in names.iter().zip(layout.views(flat)?) {
                     let name = at(&format!("grad/{}", parameter.name));
-                    report.compare(&name, &view, &fixture.get(&name, &view.size(), kind)?)?;
+                    report.compare(&name, &view, &fixture.get(&name, &view.size(), Kind::Double)?)?;
                 }
             }
             state.commit(&d_gradient, &g_gradient, now.rate, &config)?;
@@ -195,7 +265,7 @@ impl Conform {
                     continue;
                 }
                 let name = format!("step{}/weights/{name}", step + 1);
-                report.compare(&name, &view, &fixture.get(&name, &view.size(), kind)?)?;
+                report.compare(&name, &view, &fixture.get(&name, &view.size(), Kind::Double)?)?;
             }
         }
         Ok(report)
@@ -228,17 +298,18 @@ fn configuration(fixture: &Fixture<'_>) -> Result<RunConfig> {
     Ok(config)
 }
 
-fn initial_state(fixture: &Fixture<'_>, config: &RunConfig, kind: Kind) -> Result<State> {
+fn initial_state(fixture: &Fixture<'_>, config: &RunConfig, arithmetic: Arithmetic, device: Device) -> Result<State> {
+    let kind = arithmetic.master;
     let load = |layers: &[began::network::Layer]| -> Result<Tensor> {
         let layout = Layout::new(layers);
-        let flat = Tensor::f_zeros([layout.len()], (kind, Device::Cpu))?;
+        let flat = Tensor::f_zeros([layout.len()], (kind, device))?;
         for (slot, view) in layout.slots().iter().zip(layout.views(&flat)?) {
             let name = format!("step0/weights/{}", slot.parameter.name);
-            view.shallow_clone().f_copy_(&fixture.get(&name, &view.size(), kind)?)?;
+            view.shallow_clone().f_copy_(&fixture.get(&name, &view.size(), kind)?.f_to_device(device)?)?;
         }
         Ok(flat)
     };
     let d = load(&began::network::discriminator(&config.model))?;
     let g = load(&began::network::generator(&config.model))?;
-    State::from_flat(&config.model, d, g)
+    State::from_flat(&config.model, d, g, arithmetic)
 }

@@ -11,6 +11,7 @@ use began_proto::v1::{self as wire, Phase};
 use began_session::{News, Say};
 use tch::Device;
 
+use crate::arithmetic::Arithmetic;
 use crate::checkpoint_writer::CheckpointWriter;
 use crate::coordination::Coordination;
 use crate::device::{self, DeviceChoice};
@@ -139,6 +140,7 @@ impl Run {
     ) -> Result<End> {
         let config = RunConfig::default().overlay(&session.welcome.config, "the coordinator's run.toml")?;
         config.validate()?;
+        Arithmetic::new(config.run.precision, device)?.switch()?;
         session.set_patience(Duration::from_secs_f64(config.run.coordinator_wait));
         let feed = Feed::open(&config, &session.welcome.data_digest)?;
         let reports = session.reporter();
