@@ -299,6 +299,9 @@ pub struct AgentArgs {
     /// The interface whose address the trainers tell the others
     #[arg(long, value_name = "NAME")]
     pub interface: Option<String>,
+    /// All trainers compute on this node's first GPU
+    #[arg(long)]
+    pub share_gpu: bool,
     /// Heed no signals, nor let the trainers: the launcher's lines say what to do
     #[arg(long)]
     pub deaf: bool,

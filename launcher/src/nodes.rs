@@ -82,6 +82,8 @@ pub struct Nodes {
     pub address: Option<IpAddr>,
     /// The network interface whose address trainers tell each other, if one was named.
     pub interface: Option<String>,
+    /// Whether all trainers of a node share its first GPU.
+    pub share_gpu: bool,
     /// A node and the launcher that do not hear of each other for this long give each other up.
     pub lost_after: Duration,
 }
@@ -90,7 +92,13 @@ impl Nodes {
     /// All on this machine.
     #[must_use]
     pub fn here() -> Self {
-        Self { backend: Box::new(local::Local), address: None, interface: None, lost_after: Duration::MAX }
+        Self {
+            backend: Box::new(local::Local),
+            address: None,
+            interface: None,
+            share_gpu: false,
+            lost_after: Duration::MAX,
+        }
     }
 
     /// Where a first coordinator is to listen. This is the one place that decides it.

@@ -70,6 +70,9 @@ impl Trainer {
             .env("OMP_NUM_THREADS", "1")
             .env("MKL_NUM_THREADS", "1")
             .env("CUBLAS_WORKSPACE_CONFIG", ":4096:8");
+        if args.share_gpu {
+            share_gpu(&mut command, rank);
+        }
         if let Some(interface) = &args.interface {
             command.args(["--host", &probe::address_of(interface)?.to_string()]);
             if std::env::var_os("NCCL_SOCKET_IFNAME").is_none() {
@@ -107,6 +110,29 @@ impl Trainer {
             last_lines: self.log.last_lines(),
         }
     }
+}
+
+/// NCCL refuses two ranks on one GPU of one host. Told that each is on a host of its own, it sends over loopback, in one small kernel at
+/// a time: all ranks' kernels must fit on the GPU at once, or they wait for each other for ever.
+fn share_gpu(command: &mut Command, rank: u32) {
+    command.arg("--share-gpu");
+    for (name, value) in [
+        ("NCCL_SOCKET_IFNAME", "lo"),
+        ("NCCL_NET", "Socket"),
+        ("NCCL_NET_PLUGIN", "none"),
+        ("NCCL_IB_DISABLE", "1"),
+        ("NCCL_MNNVL_ENABLE", "0"),
+        ("NCCL_NVLS_ENABLE", "0"),
+        ("NCCL_MAX_CTAS", "1"),
+        ("NCCL_ALGO", "Ring"),
+        ("NCCL_PROTO", "Simple"),
+        ("NCCL_BUFFSIZE", "1048576"),
+    ] {
+        if std::env::var_os(name).is_none() {
+            command.env(name, value);
+        }
+    }
+    command.env("NCCL_HOSTID", format!("rank{rank}"));
 }
 
 /// Reads a trainer's stdout: lines about progress are heard, all else goes into its log.

@@ -89,6 +89,9 @@ pub struct PlaceArgs {
     /// A variable for the nodes' environment over ssh: NAME=VALUE, or NAME to pass on this one's value
     #[arg(long = "env", env = "BEGAN_ENV", value_name = "NAME[=VALUE]", value_delimiter = ';')]
     pub environment: Vec<OsString>,
+    /// All trainers of a node compute on its first GPU: for tests, slow
+    #[arg(long, env = "BEGAN_SHARE_GPU")]
+    pub share_gpu: bool,
     /// Do not look at the nodes before the start
     #[arg(long, env = "BEGAN_NO_CHECK")]
     pub no_check: bool,
@@ -119,6 +122,7 @@ impl PlaceArgs {
         say("--node-launcher", self.node_launcher.as_ref().map(Into::into));
         self.environment.iter().for_each(|word| say("--env", Some(word.into())));
         say("--lost-after", Some(self.lost_after.as_secs_f64().to_string().into()));
+        words.extend(self.share_gpu.then(|| "--share-gpu".into()));
         words.extend(self.no_check.then(|| "--no-check".into()));
         words
     }

@@ -116,7 +116,12 @@ pub fn agent(
     }
     start.arguments.extend(["--run".into(), run.into()]);
     // Nodes that share this machine share its GPUs: each gets a part of them, counted from 0 by its own trainers.
-    if plan.device == Device::Cuda && plan.shape.nodes > 1 && !remote {
+    if plan.device == Device::Cuda && plan.nodes.share_gpu {
+        start.arguments.push("--share-gpu".into());
+        if let (Some(first), false) = (plan.gpus.names.first(), remote) {
+            start.environment.push(("CUDA_VISIBLE_DEVICES".into(), first.into()));
+        }
+    } else if plan.device == Device::Cuda && plan.shape.nodes > 1 && !remote {
         let from = (node * gpus) as usize;
         let part = plan.gpus.names.get(from..from + gpus as usize).context("there are fewer GPUs than trainers")?;
         start.environment.push(("CUDA_VISIBLE_DEVICES".into(), part.join(",").into()));

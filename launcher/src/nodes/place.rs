@@ -111,9 +111,12 @@ fn find_in(
     };
     let least = nodes.map_or(count, |nodes| nodes.least.min(count));
     // Off this machine the address is known once a node has said where it sees us, if it was not given.
+    if args.share_gpu && backend.is_remote() {
+        bail!("--share-gpu is for nodes on this machine, and these are {}", backend.name());
+    }
     let interface = if backend.is_remote() { args.interface.clone() } else { None };
     let address = if backend.is_remote() { args.address } else { None };
-    let nodes = Nodes { backend, address, interface, lost_after: args.lost_after };
+    let nodes = Nodes { backend, address, interface, share_gpu: args.share_gpu, lost_after: args.lost_after };
     Ok(Layout { nodes, shape: Shape { nodes: count, gpus }, least, most, why })
 }
 

@@ -68,7 +68,8 @@ pub async fn ready(layout: Layout, wanted: Wanted<'_>) -> Result<Ready> {
     let Layout { mut nodes, mut shape, least, why, .. } = layout;
     let mut said: Vec<String> = why.into_iter().collect();
     if !nodes.backend.is_remote() {
-        let (device, gpus, chosen) = devices::choose(wanted.device, shape.world(), Gpus::find)?;
+        let (device, gpus, chosen) =
+            devices::choose(wanted.device, if nodes.share_gpu { 1 } else { shape.world() }, Gpus::find)?;
         said.extend(chosen);
         return Ok(Ready { nodes, shape, device, gpus, said });
     }

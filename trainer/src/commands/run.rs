@@ -55,6 +55,9 @@ pub struct Run {
     /// What to compute on.
     #[arg(long, env = "BEGAN_DEVICE", default_value = "auto")]
     device: DeviceChoice,
+    /// Compute on the first GPU there is, as all trainers of this node do.
+    #[arg(long)]
+    share_gpu: bool,
     /// What carries gradients between trainers.
     #[arg(long, env = "BEGAN_BACKEND", default_value = "auto")]
     backend: Backend,
@@ -72,7 +75,7 @@ impl Run {
         if self.supervised {
             device::end_with_parent()?;
         }
-        let (device, name) = device::choose(self.device, self.local_rank)?;
+        let (device, name) = device::choose(self.device, if self.share_gpu { 0 } else { self.local_rank })?;
         let peers = Peers::new(self.backend, device, &self.coordinator, self.host)?;
         let software =
             [Some(device::software()), peers.software()].into_iter().flatten().collect::<Vec<_>>().join(", ");
