@@ -71,6 +71,7 @@ pub async fn run(args: AgentArgs) -> Result<u8> {
                 Order::NoMoreRestarts => node.restart_nobody(),
                 Order::Terminate => node.ask(grace),
                 Order::Kill => node.kill(),
+                Order::Here => report::send(&Report::Here),
                 Order::End => {
                     node.abandoned = true;
                     node.ask(soon);
@@ -84,6 +85,7 @@ pub async fn run(args: AgentArgs) -> Result<u8> {
             () = sleep_until(node.deadline.unwrap_or_else(Instant::now)), if node.deadline.is_some() => {
                 if node.killed {
                     let stuck = node.stuck();
+                    report::all_sent().await;
                     let _ = writeln!(std::io::stderr(), "{} s after KILL these processes are still there: {stuck}", KILL_TIME.as_secs());
                     return Ok(1);
                 }
@@ -95,6 +97,7 @@ pub async fn run(args: AgentArgs) -> Result<u8> {
     if !node.abandoned {
         report::send(&Report::Over);
     }
+    report::all_sent().await;
     Ok(node.code())
 }
 

@@ -134,6 +134,10 @@ struct Agent {
     log: Log,
     /// It said that it has no place left to look after.
     over: bool,
+    /// When something was last heard of it, or it was started.
+    heard: Instant,
+    /// Nothing was, and the way to it was ended.
+    given_up: bool,
 }
 
 enum Stopped {
@@ -239,7 +243,7 @@ impl<'a> Launch<'a> {
                     }
                 },
                 _ = said_here.tick(), if remote => {
-                    self.agents.iter().for_each(|agent| agent.child.tell(HERE));
+                    self.keep_in_touch(show);
                     None
                 }
                 Some(news) = self.news.recv() => self.take(news, show),
@@ -326,6 +330,9 @@ impl<'a> Launch<'a> {
     }
 
     fn reported(&mut self, node: u32, report: Report, show: &Show) -> Option<Happened> {
+        if let Some(agent) = self.agents.get_mut(node as usize) {
+            agent.heard = Instant::now();
+        }
         let gone = |End { rank, pid, exit, last_lines, .. }| {
             let process = Process::Trainer { node, rank };
             Gone { process, pid, exit, last_lines }
@@ -335,7 +342,7 @@ impl<'a> Launch<'a> {
                 show.output(node, rank, &line);
                 None
             }
-            Report::Started { .. } => None,
+            Report::Started { .. } | Report::Here => None,
             Report::Committed { step, .. } => {
                 let furthest = self.committed.entry(node).or_default();
                 (step > *furthest).then(|| {
@@ -398,6 +405,24 @@ impl<'a> Launch<'a> {
         }
     }
 
+    /// Tells the nodes that the launcher is there, and gives up those that have not answered for long: what started them may
+    /// hold a connection that leads nowhere. They give the launcher up as well.
+    fn keep_in_touch(&mut self, show: &Show) {
+        let patience = self.plan.nodes.lost_after;
+        for (node, agent) in (0..).zip(&mut self.agents) {
+            agent.child.tell(HERE);
+            if agent.heard.elapsed() > patience && agent.child.is_alive() && !agent.over && !agent.given_up {
+                agent.given_up = true;
+                let host = self.plan.nodes.backend.host(node);
+                let seconds = patience.as_secs_f64();
+                show.say(&format!(
+                    "node {node} ({host}) was not heard of for {seconds} s (--lost-after): it is given up"
+                ));
+                agent.child.signal(Signal::SIGKILL);
+            }
+        }
+    }
+
     /// Asks for a checkpoint after the next step.
     fn checkpoint(&self, show: &Show) {
         show.say("SIGUSR1: a checkpoint is asked for");
@@ -452,5 +477,5 @@ fn start_agent(
 ) -> Result<Agent> {
     let log = Log::append_to(&node_log(plan.run.path(), node, None), None);
     let child = start::agent(plan, args, path, node, address, &log, teller)?;
-    Ok(Agent { child, log, over: false })
+    Ok(Agent { child, log, over: false, heard: Instant::now(), given_up: false })
 }

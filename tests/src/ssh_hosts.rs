@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::{Namespaces, wait_for};
@@ -180,7 +181,10 @@ fn children(parent: u32) -> Vec<Pid> {
 impl Drop for SshHosts {
     fn drop(&mut self) {
         for daemon in self.daemons.iter_mut().flatten() {
-            // What serves a connection outlives the daemon: its own connections are ended by their clients.
+            // What serves a connection outlives the daemon, and where a cable was pulled no client ends it.
+            for session in children(daemon.id()) {
+                let _ = kill(session, Signal::SIGKILL);
+            }
             let _ = daemon.kill();
             let _ = daemon.wait();
         }

@@ -115,6 +115,23 @@ fn a_launcher_that_falls_silent_is_given_up_by_its_nodes() -> Result<()> {
 }
 
 #[test]
+fn two_interrupts_end_everything_on_the_hosts_at_once() -> Result<()> {
+    let Some(hosts) = SshHosts::start(2)? else { return Ok(()) };
+    let desk = Desk::new()?;
+    let habits = ["--no-check", "--address", "127.0.0.1", "--set", "run.heartbeat_timeout=60"];
+    let running = start(&desk, &hosts, 2, FOREVER, &habits)?;
+    desk.reach("run", 3)?;
+    // A stopped trainer cannot finish its step, so that the first interrupt alone would wait.
+    kill(desk.trainer("run", 1, 0)?, Signal::SIGSTOP)?;
+    running.signal(Signal::SIGINT)?;
+    std::thread::sleep(Duration::from_millis(300));
+    running.signal(Signal::SIGINT)?;
+    let output = running.finish()?;
+    ensure!(output.status.code() == Some(130), "{:?}: {}", output.status, said(&output));
+    desk.nothing_left("run")
+}
+
+#[test]
 fn a_trainer_that_fails_ends_the_run_with_its_code() -> Result<()> {
     let Some(hosts) = SshHosts::start(2)? else { return Ok(()) };
     let desk = Desk::new()?;

@@ -17,7 +17,7 @@ pub const NO_MORE_RESTARTS: &str = "no more restarts";
 pub const TERMINATE: &str = "terminate";
 /// The line that says: end everything at once.
 pub const KILL: &str = "kill";
-/// The line that says: the launcher is there.
+/// The line that says: the launcher is there; it is answered.
 pub const HERE: &str = "here";
 
 /// An order.
@@ -29,6 +29,8 @@ pub enum Order {
     Terminate,
     /// Kill the trainers.
     Kill,
+    /// Say that you are there.
+    Here,
     /// The launcher closed the pipe, died, or is not heard of any more: end.
     End,
 }
@@ -57,6 +59,7 @@ pub fn listen(lost_after: Option<Duration>) -> mpsc::UnboundedReceiver<Order> {
                     NO_MORE_RESTARTS => Order::NoMoreRestarts,
                     TERMINATE => Order::Terminate,
                     KILL => Order::Kill,
+                    HERE => Order::Here,
                     _ => continue,
                 },
                 Ok(None) => Order::End,

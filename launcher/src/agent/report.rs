@@ -3,6 +3,9 @@
 //! Every end of a trainer is in exactly one report: the one that says what becomes of its place.
 
 use std::io::Write;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{OnceLock, mpsc};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -68,6 +71,8 @@ pub enum Report {
         /// Why.
         reason: String,
     },
+    /// The agent is there: its answer to the launcher's word that that is.
+    Here,
     /// The agent has no place left to look after and ends: the last report.
     Over,
 }
@@ -96,12 +101,49 @@ pub struct Progressed {
     pub committed: u64,
 }
 
+/// Reports that were not written yet. Where nobody reads (a network that was cut), an agent must not stand still over them.
+static WAITING: AtomicUsize = AtomicUsize::new(0);
+
+/// Lines of trainers are left out where this many reports wait; they are in the trainer's log all the same.
+const MOST_WAITING: usize = 4096;
+
 /// Sends a report. A launcher that is gone reads nothing more; that it is gone is seen on stdin.
 pub fn send(report: &Report) {
-    if let Ok(line) = serde_json::to_string(report) {
-        let mut stdout = std::io::stdout().lock();
-        let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
+    static WRITER: OnceLock<Option<mpsc::Sender<String>>> = OnceLock::new();
+    if matches!(report, Report::Output { .. }) && WAITING.load(Ordering::SeqCst) > MOST_WAITING {
+        return;
     }
+    let Ok(line) = serde_json::to_string(report) else { return };
+    let writer = WRITER.get_or_init(|| {
+        let (writer, lines) = mpsc::channel::<String>();
+        let write = move || {
+            for line in lines {
+                write_line(&line);
+                WAITING.fetch_sub(1, Ordering::SeqCst);
+            }
+        };
+        std::thread::Builder::new().name("reports".into()).spawn(write).ok().map(|_| writer)
+    });
+    match writer {
+        Some(writer) => {
+            WAITING.fetch_add(1, Ordering::SeqCst);
+            let _ = writer.send(line);
+        }
+        None => write_line(&line),
+    }
+}
+
+/// Waits until every report is written, but not for long.
+pub async fn all_sent() {
+    let deadline = Instant::now() + Duration::from_secs(1);
+    while WAITING.load(Ordering::SeqCst) > 0 && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+fn write_line(line: &str) {
+    let mut stdout = std::io::stdout().lock();
+    let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
 }
 
 #[cfg(test)]
