@@ -27,7 +27,7 @@ pub struct TapSums {
 }
 
 impl TapSums {
-    /// Four 2x2 kernels, `[2, 2]` cases; see [`PHASES`] for their order.
+    /// Four 2x2 kernels, `[2, 2]` cases; see `PHASES` for their order.
     ///
     /// # Errors
     /// If memory is short.
