@@ -11,6 +11,7 @@
 //! | [`exchange`] | the key-value rendezvous of a generation |
 //! | [`watchers`] | progress and events for whoever looks on |
 //! | [`recorder`] | journal, TensorBoard and manifest, on a thread of their own |
+//! | [`gate`], [`rights`] | who is let in, and who may call what |
 //! | [`service`] | the gRPC face |
 //! | [`server`] | puts all of it together over the directory of a run |
 //!
@@ -18,11 +19,13 @@
 
 pub mod actor;
 pub mod exchange;
+pub mod gate;
 pub mod history;
 pub mod inputs;
 pub mod machine;
 pub mod recorder;
 pub mod replay;
+pub mod rights;
 pub mod server;
 pub mod service;
 pub mod watchers;

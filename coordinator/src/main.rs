@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use began_credentials::Arguments as Credentials;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use coordinator::server::Handle;
 use coordinator::{Coordinator, Options};
@@ -23,6 +24,9 @@ struct Cli {
     command: Option<Command>,
     #[command(flatten)]
     arguments: Option<Arguments>,
+    // Not among the arguments: clap would take those for absent then.
+    #[command(flatten)]
+    credentials: Credentials,
 }
 
 #[derive(Debug, Subcommand)]
@@ -99,7 +103,7 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return cannot_start(&format!("cannot start threads: {error}")),
     };
-    let code = runtime.block_on(run(arguments));
+    let code = runtime.block_on(run(arguments, cli.credentials));
     runtime.shutdown_timeout(Duration::from_millis(500));
     code
 }
@@ -131,11 +135,12 @@ fn replay(run: &Path, quiet: bool) -> ExitCode {
     ExitCode::from(u8::from(!found.differences.is_empty()))
 }
 
-async fn run(arguments: Arguments) -> ExitCode {
+async fn run(arguments: Arguments, credentials: Credentials) -> ExitCode {
     log(arguments.log_format);
     let options = Options {
         run: arguments.run,
         listen: arguments.listen,
+        credentials,
         world: arguments.world,
         nodes: arguments.nodes,
         accept_changed_checkpoint: arguments.accept_changed_checkpoint,
@@ -153,11 +158,7 @@ async fn run(arguments: Arguments) -> ExitCode {
         Err(error) => return cannot_start(&error.to_string()),
     };
     let address = coordinator.address();
-    if !address.ip().is_loopback() {
-        tracing::warn!(
-            "{address} is reachable from other machines, and whoever reaches it can join or stop the run: nothing is authenticated"
-        );
-    }
+    tracing::info!("listening on {address}: {}", coordinator.guarded_by());
     tokio::spawn(heed_signals(coordinator.handle(), term, interrupt, arguments.supervised));
     if arguments.supervised {
         end_with_stdin(coordinator.handle());

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use began::Step;
 use began::order::{OrderError, SampleOrder};
+use began_credentials::{Arguments, ArgumentsError};
 use began_data::DataError;
 use began_proto::v1::DESCRIPTORS;
 use began_proto::v1::coordinator_server::CoordinatorServer;
@@ -17,15 +18,17 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 
 pub use crate::actor::Outcome;
 use crate::actor::{Actor, INCOMING, Input};
 use crate::exchange::Exchange;
+use crate::gate::turned_away::TurnedAway;
+use crate::gate::{self, Limits};
 use crate::history::History;
 use crate::inputs::InputLog;
 use crate::machine::{Action, Machine, Plan, PlanError, Resume};
 use crate::recorder::{Recorder, Recording, wall_clock};
+use crate::rights::Rights;
 use crate::service::Face;
 use crate::watchers::Watchers;
 use crate::wire::Letterhead;
@@ -36,6 +39,10 @@ const GRACE: Duration = Duration::from_secs(2);
 const FLUSH: Duration = Duration::from_secs(10);
 /// An idle connection is asked for a sign of life this often.
 const KEEPALIVE: Duration = Duration::from_secs(10);
+/// Calls that may be open on one connection at once: a trainer has a stream and a few exchanges.
+const CALLS: u32 = 128;
+/// Bytes of a call's headers.
+const HEADERS: u32 = 16 << 10;
 
 /// How to start.
 #[derive(Clone, Debug)]
@@ -44,6 +51,8 @@ pub struct Options {
     pub run: PathBuf,
     /// `host:port`; port 0 takes a free one.
     pub listen: String,
+    /// Who is let in.
+    pub credentials: Arguments,
     /// How many trainers make the world.
     pub world: u32,
     /// On how many nodes, if that is known.
@@ -99,6 +108,9 @@ pub enum StartError {
         /// The system's words.
         error: std::io::Error,
     },
+    /// What is to prove who may come in, or that nothing is.
+    #[error(transparent)]
+    Credentials(#[from] ArgumentsError),
     /// Something the system refused.
     #[error("cannot start {what}: {error}")]
     Start {
@@ -128,6 +140,8 @@ pub struct Coordinator {
     recording: Recording,
     actor: JoinHandle<()>,
     server: JoinHandle<Result<(), tonic::transport::Error>>,
+    guarded: &'static str,
+    turned_away: Arc<TurnedAway>,
     shut_down: oneshot::Sender<()>,
     _lock: RunLock,
 }
@@ -180,7 +194,10 @@ impl Coordinator {
         let machine = Machine::new(plan)?;
 
         let cannot_listen = |error| StartError::Listen { address: options.listen.clone(), error };
-        let listener = TcpListener::bind(&options.listen).await.map_err(cannot_listen)?;
+        // Looked at before anything listens: off this machine nothing ever does so in plain text.
+        let at: Vec<SocketAddr> = tokio::net::lookup_host(&options.listen).await.map_err(cannot_listen)?.collect();
+        let guard = options.credentials.server(&at)?;
+        let listener = TcpListener::bind(&at[..]).await.map_err(cannot_listen)?;
         let address = listener.local_addr().map_err(cannot_listen)?;
 
         let start = journal.start(wall_clock(), &kept)?;
@@ -218,17 +235,41 @@ impl Coordinator {
         }
         let (told, outcome) = oneshot::channel();
         let actor = tokio::spawn(actor.run(taken, told));
-        let face = Face::new(inputs.clone(), exchange, watchers);
+        let turned_away = Arc::new(TurnedAway::new(complaint(inputs.clone())));
+        let face = Face::new(inputs.clone(), exchange, watchers, turned_away.clone());
         let (shut_down, asked) = oneshot::channel();
-        let server = serve(listener, face, asked).await?;
-        run.announce(&Announcement { address: address.to_string(), pid: std::process::id() })?;
-        Ok(Self { run, address, inputs, outcome, recording, actor, server, shut_down, _lock: lock })
+        let guarded = guard.in_words();
+        let tls = guard.is_secure();
+        let limits = Limits::of(world, most_files());
+        let incoming = gate::open(listener, guard, limits, turned_away.clone());
+        let server = serve(incoming, face, turned_away.clone(), asked).await?;
+        let credentials = options.credentials.folder();
+        run.announce(&Announcement { address: address.to_string(), pid: std::process::id(), tls, credentials })?;
+        Ok(Self {
+            run,
+            address,
+            inputs,
+            outcome,
+            recording,
+            actor,
+            server,
+            guarded,
+            turned_away,
+            shut_down,
+            _lock: lock,
+        })
     }
 
     /// Where it listens.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// How those who come prove who they are, in words.
+    #[must_use]
+    pub fn guarded_by(&self) -> &'static str {
+        self.guarded
     }
 
     /// A handle to ask it for things.
@@ -240,7 +281,7 @@ impl Coordinator {
     /// Waits for the run to end, writes everything down and shuts the server down. Takes at most the time to flush and a
     /// grace for clients, once the run has ended.
     pub async fn finished(self) -> Outcome {
-        let Self { run, outcome, recording, actor, mut server, shut_down, _lock, .. } = self;
+        let Self { run, outcome, recording, actor, mut server, shut_down, turned_away, _lock, .. } = self;
         let outcome = outcome.await.unwrap_or_else(|_| Outcome {
             failed: true,
             reason: "the coordinator's own task ended: this is a defect of the coordinator".into(),
@@ -255,6 +296,9 @@ impl Coordinator {
         }
         actor.abort();
         run.retract();
+        if let Some(total) = turned_away.total() {
+            tracing::info!("{total}");
+        }
         outcome
     }
 }
@@ -315,9 +359,31 @@ fn plan(run: &RunDir, name: &str, data_digest: &str, journal: &Journal, options:
     })
 }
 
+/// Says something in the log and, if there is room, in the journal.
+fn complaint(inputs: mpsc::Sender<Input>) -> Box<dyn Fn(String) + Send + Sync> {
+    Box::new(move |text| {
+        if let Err(error) = inputs.try_send(Input::Trouble(text))
+            && let Input::Trouble(text) = error.into_inner()
+        {
+            tracing::warn!("{text}");
+        }
+    })
+}
+
+/// How many files this process may have open, after asking for as many as it may ask for.
+fn most_files() -> u64 {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return 1024 };
+    match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
+        Ok(()) => hard,
+        Err(_) => soft,
+    }
+}
+
 async fn serve(
-    listener: TcpListener,
+    incoming: gate::Incoming,
     face: Face,
+    turned_away: Arc<TurnedAway>,
     shut_down: oneshot::Receiver<()>,
 ) -> Result<JoinHandle<Result<(), tonic::transport::Error>>, StartError> {
     let service = CoordinatorServer::new(face)
@@ -330,10 +396,12 @@ async fn serve(
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
         .map_err(|error| StartError::Start { what: "gRPC reflection", error: error.to_string() })?;
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true)).with_keepalive(Some(KEEPALIVE));
     let router = Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(2 * KEEPALIVE))
+        .max_concurrent_streams(CALLS)
+        .http2_max_header_list_size(HEADERS)
+        .layer(Rights(turned_away))
         .add_service(service)
         .add_service(health_service)
         .add_service(reflection);

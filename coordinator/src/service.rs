@@ -18,6 +18,9 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::actor::{Input, OUTGOING, Outlet};
 use crate::exchange::Exchange;
+use crate::gate::Peer;
+use crate::gate::pace::Pace;
+use crate::gate::turned_away::TurnedAway;
 use crate::machine::ConnectionId;
 use crate::watchers::Watchers;
 use crate::wire;
@@ -35,14 +38,20 @@ pub struct Face {
     actor: mpsc::Sender<Input>,
     exchange: Arc<Exchange>,
     watchers: Arc<Watchers>,
+    turned_away: Arc<TurnedAway>,
     connections: AtomicU64,
 }
 
 impl Face {
     /// A face for this actor.
     #[must_use]
-    pub fn new(actor: mpsc::Sender<Input>, exchange: Arc<Exchange>, watchers: Arc<Watchers>) -> Self {
-        Self { actor, exchange, watchers, connections: AtomicU64::new(0) }
+    pub fn new(
+        actor: mpsc::Sender<Input>,
+        exchange: Arc<Exchange>,
+        watchers: Arc<Watchers>,
+        turned_away: Arc<TurnedAway>,
+    ) -> Self {
+        Self { actor, exchange, watchers, turned_away, connections: AtomicU64::new(0) }
     }
 
     /// Asks the actor, with a bound.
@@ -70,7 +79,8 @@ impl Coordinator for Face {
         let connection = ConnectionId(self.connections.fetch_add(1, Ordering::Relaxed));
         let (queue, outgoing) = mpsc::channel(OUTGOING);
         // The answer goes out at once: a client may wait for its headers before it sends a hello.
-        tokio::spawn(listen(connection, request.into_inner(), queue, self.actor.clone()));
+        let stranger = Stranger { peer: request.extensions().get().cloned(), turned_away: self.turned_away.clone() };
+        tokio::spawn(listen(connection, request.into_inner(), queue, self.actor.clone(), stranger));
         Ok(Response::new(ReceiverStream::new(outgoing)))
     }
 
@@ -100,18 +110,36 @@ impl Coordinator for Face {
     }
 }
 
+/// Where a stream comes from that may have nothing to say.
+struct Stranger {
+    peer: Option<Peer>,
+    turned_away: Arc<TurnedAway>,
+}
+
+impl Stranger {
+    fn is_closed(&self, why: &str) {
+        let why = format!("a stream is closed: {why}");
+        match &self.peer {
+            Some(peer) => self.turned_away.note(peer.address.ip().to_canonical(), &why),
+            None => self.turned_away.say(why),
+        }
+    }
+}
+
 /// Brings what one trainer says to the actor, until the stream ends on either side.
 async fn listen(
     connection: ConnectionId,
     mut incoming: Streaming<TrainerMessage>,
     queue: mpsc::Sender<Result<CoordinatorMessage, Status>>,
     actor: mpsc::Sender<Input>,
+    stranger: Stranger,
 ) {
+    let pace = Pace::of_messages();
     let first = first_message(&mut incoming).await;
     let first = match first.and_then(|hello| wire::said(hello).map_err(Status::invalid_argument)) {
         Ok(hello) => hello,
         Err(status) => {
-            tracing::warn!(connection = connection.0, "a stream is closed: {}", status.message());
+            stranger.is_closed(status.message());
             let _ = queue.send(Err(status)).await;
             return;
         }
@@ -124,6 +152,7 @@ async fn listen(
     }
     let mut senseless = 0;
     let reason = loop {
+        pace.keep().await;
         let message = tokio::select! {
             received = incoming.message() => match received {
                 Ok(Some(message)) => message,

@@ -5,17 +5,19 @@
 //! behind: not when it is asked to end, not when its parent dies, not when it is killed itself (each trainer is tied to it
 //! by the kernel).
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::child::{Exit, STOPPED_FOR_ANOTHER};
 use crate::cli::AgentArgs;
+use crate::credentials;
 use crate::restarts::{self, Restarts};
 
 pub mod orders;
@@ -34,6 +36,9 @@ const ORPHAN_GRACE: Duration = Duration::from_secs(2);
 /// How long a killed trainer may take to go; one in an uninterruptible wait (a dead file server) may never.
 const KILL_TIME: Duration = Duration::from_secs(5);
 
+/// How long the launcher may take to hand over what the trainers are to prove themselves with.
+const HANDING_OVER: Duration = Duration::from_secs(60);
+
 /// Runs an agent to its end; its exit code is 0 if the last trainer of every place ended with it, else the worst of
 /// theirs.
 ///
@@ -51,9 +56,14 @@ pub async fn run(args: AgentArgs) -> Result<u8> {
     let grace = args.grace;
     let deaf = args.deaf;
 
+    let environment = match args.credentials_from_stdin {
+        true => handed_over(&mut orders).await?,
+        false => args.credentials.environment(),
+    };
     let (ears, mut heard) = mpsc::unbounded_channel();
     let mut node = Node {
         args,
+        environment,
         ears,
         places: Vec::new(),
         wanted: true,
@@ -76,6 +86,8 @@ pub async fn run(args: AgentArgs) -> Result<u8> {
                     node.abandoned = true;
                     node.ask(soon);
                 }
+                // They are handed over once, at the start.
+                Order::Credentials(_) => {}
             },
             _ = hangup.recv() => node.ask(soon),
             _ = terminate.recv(), if !deaf => node.ask(grace),
@@ -101,6 +113,25 @@ pub async fn run(args: AgentArgs) -> Result<u8> {
     Ok(node.code())
 }
 
+/// What the launcher hands over before anything is started.
+async fn handed_over(orders: &mut mpsc::UnboundedReceiver<Order>) -> Result<Vec<(&'static str, OsString)>> {
+    let waited = async {
+        loop {
+            match orders.recv().await {
+                Some(Order::Credentials(line)) => return credentials::environment_from(&line),
+                Some(Order::Here) => report::send(&Report::Here),
+                Some(Order::End) | None => bail!("the launcher was gone before it had handed over credentials"),
+                Some(Order::NoMoreRestarts | Order::Terminate | Order::Kill) => {
+                    bail!("the run was asked to end before anything had started")
+                }
+            }
+        }
+    };
+    let limit = HANDING_OVER.as_secs();
+    let late = || format!("the launcher handed over no credentials within {limit} s (--credentials-from-stdin)");
+    timeout(HANDING_OVER, waited).await.with_context(late)?
+}
+
 /// The place of one trainer.
 struct Place {
     local_rank: u32,
@@ -122,6 +153,8 @@ enum State {
 /// All places of the node, and where the agent stands in ending their trainers: asked (TERM), then killed.
 struct Node {
     args: AgentArgs,
+    /// What trainers prove themselves with, if it came from the launcher.
+    environment: Vec<(&'static str, OsString)>,
     ears: mpsc::UnboundedSender<Heard>,
     places: Vec<Place>,
     /// Whether trainers are still to be started.
@@ -138,7 +171,7 @@ impl Node {
     /// Starts the first trainer of every place. Where one cannot be, no restart would help: nothing is left running.
     fn fill(&mut self, soon: Duration) {
         for local_rank in 0..self.args.trainers {
-            match Trainer::start(&self.args, local_rank, &self.ears) {
+            match Trainer::start(&self.args, &self.environment, local_rank, &self.ears) {
                 Ok(trainer) => self.places.push(Place {
                     local_rank,
                     furthest: None,
@@ -195,7 +228,7 @@ impl Node {
             if !matches!(place.state, State::Due(when) if when <= now) {
                 continue;
             }
-            match Trainer::start(&self.args, place.local_rank, &self.ears) {
+            match Trainer::start(&self.args, &self.environment, place.local_rank, &self.ears) {
                 Ok(trainer) => place.state = State::Running(trainer),
                 Err(error) => {
                     let exit = Exit { code: Some(1), signal: None };

@@ -10,11 +10,13 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use began_credentials::Arguments;
 use began_record::RunDir;
 use nix::sys::signal::Signal;
 use tokio::time::sleep;
 
 use crate::cli::{ChaosArgs, Fault};
+use crate::credentials::{contact, contact_of};
 use crate::launch::Signals;
 use crate::supervision::Asked;
 use crate::{inspect, watch};
@@ -40,7 +42,7 @@ const GONE: Duration = Duration::from_secs(15);
 pub async fn chaos(args: &ChaosArgs) -> Result<u8> {
     let run = RunDir::open(&args.run)?;
     let path = std::path::absolute(&args.run).with_context(|| args.run.display().to_string())?;
-    if inspect::alive(&run).await?.is_none() {
+    if inspect::alive(&run, &Arguments::default()).await?.is_none() {
         bail!("{} is not running: no coordinator of it answers", args.run.display());
     }
     if processes::find(&path, Kind::Coordinator).is_empty() {
@@ -144,8 +146,9 @@ impl Chaos<'_> {
     /// Whether the run ended. A coordinator that is being started again does not answer and has not taken back where it is.
     async fn has_ended(&mut self) -> bool {
         let Ok(Some(announcement)) = self.run.announcement() else { return true };
-        let answer = tokio::time::timeout(LOOK, watch::status(&announcement.address)).await;
-        if let Ok(Ok(status)) = answer {
+        if let Ok(to) = contact(&announcement, &Arguments::default())
+            && let Ok(Ok(status)) = tokio::time::timeout(LOOK, watch::status(&to)).await
+        {
             self.seen = Instant::now();
             return status.phase == "ended";
         }
@@ -224,8 +227,8 @@ impl Chaos<'_> {
 
     /// "trainer rank 2 (process 77)", with the ranks that the coordinator tells.
     async fn names(&self, victims: &[Found]) -> Vec<String> {
-        let status = match self.run.announcement() {
-            Ok(Some(announcement)) => tokio::time::timeout(LOOK, watch::status(&announcement.address)).await.ok(),
+        let status = match contact_of(&self.run, &Arguments::default()) {
+            Ok(Some(to)) => tokio::time::timeout(LOOK, watch::status(&to)).await.ok(),
             _ => None,
         };
         let trainers = status.and_then(Result::ok).map(|status| status.trainers).unwrap_or_default();
@@ -247,9 +250,10 @@ impl Chaos<'_> {
     /// Says what is about to happen, and has it written into the journal.
     async fn note(&self, text: &str) {
         self.say(text);
-        let written = match self.run.announcement() {
-            Ok(Some(announcement)) => watch::note(&announcement.address, &format!("chaos: {text}")).await,
-            _ => return,
+        let written = match contact_of(&self.run, &Arguments::default()) {
+            Ok(Some(to)) => watch::note(&to, &format!("chaos: {text}")).await,
+            Ok(None) => return,
+            Err(error) => Err(error),
         };
         if let Err(error) = written {
             self.say(&format!("that is not in the journal: {error:#}"));

@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use began_credentials::{Arguments, Mode};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 mod campaign;
@@ -85,6 +86,9 @@ pub enum Command {
         /// One JSON object
         #[arg(long)]
         json: bool,
+        /// Who asks.
+        #[command(flatten)]
+        credentials: Arguments,
     },
     /// Ask a run to finish its step, write a checkpoint and end
     Stop {
@@ -93,6 +97,9 @@ pub enum Command {
         /// Seconds to wait for the end
         #[arg(long, default_value = "60", value_parser = seconds, env = "BEGAN_WAIT", value_name = "SECONDS")]
         wait: Duration,
+        /// Who asks.
+        #[command(flatten)]
+        credentials: Arguments,
     },
     /// Print the manifests of a run on Kubernetes
     Kubernetes(Box<KubernetesArgs>),
@@ -258,6 +265,13 @@ pub struct LaunchArgs {
     /// 0 is never
     #[arg(long, default_value_t = 8, env = "BEGAN_RESTARTS", value_name = "N")]
     pub restarts: u32,
+    /// Whether the run's processes prove to each other who they are, over TLS with certificates made for this launch:
+    /// auto is on several machines, off is for one machine only
+    #[arg(long, value_enum, default_value_t = Mode::Auto, env = "BEGAN_TLS")]
+    pub tls: Mode,
+    /// A run token for them to hold, in place of certificates
+    #[arg(long, env = "BEGAN_TOKEN_FILE", value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
 }
 
 /// Flags of `agent`.
@@ -290,6 +304,12 @@ pub struct AgentArgs {
     /// Report every line the trainers write
     #[arg(long, env = "BEGAN_FORWARD_LOGS")]
     pub forward_logs: bool,
+    /// Wait for the launcher's line with the trainers' credentials before anything is started
+    #[arg(long)]
+    pub credentials_from_stdin: bool,
+    /// Who the trainers are, if that is not handed over; and the agent, where it looks at the coordinator itself.
+    #[command(flatten)]
+    pub credentials: Arguments,
     /// Wait for the coordinator first, and end with a code that a Job goes by
     #[arg(long, env = "BEGAN_POD")]
     pub pod: bool,

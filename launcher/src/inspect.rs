@@ -7,13 +7,15 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
+use began_credentials::{Arguments, Role};
 use began_proto::v1::{Phase, StatusResponse};
 use began_record::{Announcement, Journal, RunDir};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
+use crate::credentials::contact;
 use crate::show::in_words;
-use crate::watch;
+use crate::watch::{self, Contact};
 
 /// Who asks, for the journal.
 const WHO: &str = "launcher stop";
@@ -36,16 +38,17 @@ pub fn digest(run: &Path) -> Result<u8> {
 ///
 /// # Errors
 /// If it is neither a run nor an address at which a coordinator answers.
-pub async fn status(target: &str, as_json: bool) -> Result<u8> {
+pub async fn status(target: &str, as_json: bool, credentials: &Arguments) -> Result<u8> {
     let path = Path::new(target);
     let (text, object) = if path.is_dir() {
         let run = RunDir::open(path)?;
-        match alive(&run).await?.map(|(_, status)| status) {
+        match alive(&run, credentials).await?.map(|(_, status)| status) {
             Some(live) => (live_text(&live), live_object(&live)),
             None => at_rest(&run)?,
         }
     } else if target.contains(':') {
-        let live = watch::status(target).await?;
+        let to = Contact { address: target.into(), credentials: credentials.client(Role::Control)? };
+        let live = watch::status(&to).await?;
         (live_text(&live), live_object(&live))
     } else {
         bail!("{target} is neither the folder of a run nor the address of a coordinator (host:port)");
@@ -62,13 +65,14 @@ pub async fn status(target: &str, as_json: bool) -> Result<u8> {
 ///
 /// # Errors
 /// If no coordinator of the run answers.
-pub async fn stop(path: &Path, wait: Duration) -> Result<u8> {
+pub async fn stop(path: &Path, wait: Duration, credentials: &Arguments) -> Result<u8> {
     let run = RunDir::open(path)?;
     let name = path.display();
-    let Some((mut announcement, _)) = alive(&run).await? else {
+    let Some((mut announcement, _)) = alive(&run, credentials).await? else {
         bail!("{name} is not running: no coordinator of it answers")
     };
-    let step = watch::ask_to_stop(&announcement.address, WHO, None)
+    let mut to = contact(&announcement, credentials)?;
+    let step = watch::ask_to_stop(&to, WHO, None)
         .await
         .with_context(|| format!("{name} cannot be stopped (its coordinator is process {})", announcement.pid))?;
     let mut stdout = std::io::stdout();
@@ -76,7 +80,7 @@ pub async fn stop(path: &Path, wait: Duration) -> Result<u8> {
     let start = Instant::now();
     let mut heard = Instant::now();
     loop {
-        let answer = watch::status(&announcement.address).await;
+        let answer = watch::status(&to).await;
         let ended = match &answer {
             Ok(status) => status.phase == "ended",
             // One that died is started again, by the launcher that watches over it.
@@ -95,10 +99,11 @@ pub async fn stop(path: &Path, wait: Duration) -> Result<u8> {
         }
         if let Some(now) = now
             && now != announcement
-            && watch::ask_to_stop(&now.address, WHO, None).await.is_ok()
+            && let Ok(other) = contact(&now, credentials)
+            && watch::ask_to_stop(&other, WHO, None).await.is_ok()
         {
             // Another coordinator, which was not asked yet.
-            announcement = now;
+            (announcement, to) = (now, other);
         }
         if start.elapsed() >= wait {
             writeln!(
@@ -116,12 +121,12 @@ pub async fn stop(path: &Path, wait: Duration) -> Result<u8> {
 /// behind, and its port may be another run's coordinator's by now: who answers must name this run.
 ///
 /// # Errors
-/// If the run's files cannot be read.
-pub async fn alive(run: &RunDir) -> Result<Option<(Announcement, StatusResponse)>> {
+/// If the run's files cannot be read, or there are no credentials for its coordinator here.
+pub async fn alive(run: &RunDir, credentials: &Arguments) -> Result<Option<(Announcement, StatusResponse)>> {
     let Some(announcement) = run.announcement()? else {
         return Ok(None);
     };
-    let Ok(status) = watch::status(&announcement.address).await else {
+    let Ok(status) = watch::status(&contact(&announcement, credentials)?).await else {
         return Ok(None);
     };
     Ok((status.run == run.manifest()?.run).then_some((announcement, status)))
@@ -265,9 +270,12 @@ mod tests {
     async fn a_run_without_a_coordinator_cannot_be_stopped() -> Result<()> {
         let folder = tempfile::tempdir()?;
         let run = made_up::run(&folder.path().join("run"), &[], &[])?;
-        let error = stop(run.path(), Duration::from_secs(1)).await.err().map(|error| format!("{error:#}"));
+        let error = stop(run.path(), Duration::from_secs(1), &Arguments::default())
+            .await
+            .err()
+            .map(|error| format!("{error:#}"));
         assert!(error.is_some_and(|error| error.contains("is not running")));
-        let error = status("nowhere", false).await.err().map(|error| error.to_string());
+        let error = status("nowhere", false, &Arguments::default()).await.err().map(|error| error.to_string());
         assert!(error.is_some_and(|error| error.contains("neither the folder of a run nor")));
         Ok(())
     }

@@ -21,12 +21,14 @@ use crate::agent::{End, Report};
 use crate::child::{Child, Exit};
 use crate::cli::LaunchArgs;
 use crate::configure::Shape;
+use crate::credentials::Credentials;
 use crate::devices::{Device, Gpus};
 use crate::made::Made;
 use crate::nodes::Nodes;
 use crate::output::Log;
 use crate::show::Show;
 use crate::supervision::{Act, Asked, Gone, Happened, Process, Supervision, Then};
+use crate::watch::Contact;
 use crate::{ending, node_log, watch};
 
 mod signals;
@@ -116,7 +118,8 @@ struct Launch<'a> {
     coordinator_log: Log,
     /// Every coordinator of this launch: whichever announced itself last may have been killed.
     coordinators: Vec<u32>,
-    address: String,
+    contact: Contact,
+    credentials: Credentials,
     agents: Vec<Agent>,
     supervision: Supervision,
     signals: Signals,
@@ -157,8 +160,16 @@ impl<'a> Launch<'a> {
         let (teller, news) = mpsc::unbounded_channel();
         let path = std::path::absolute(plan.run.path())?;
         let coordinator_log = coordinator_log(plan);
+        let run = plan.run.manifest()?.run;
+        let address = plan.nodes.address;
+        let exposed = plan.nodes.backend.is_remote() || address.is_some_and(|address| !address.is_loopback());
+        let names: Vec<String> = ["127.0.0.1".into(), "localhost".into()]
+            .into_iter()
+            .chain(address.map(|address| address.to_string()))
+            .collect();
+        let credentials = Credentials::for_launch(args.tls, args.token_file.as_deref(), &run, &names, exposed)?;
         let (mut coordinator, mut waiter, stdout) =
-            start::coordinator(plan, &path, &plan.nodes.listen(), &coordinator_log)?;
+            start::coordinator(plan, &path, &plan.nodes.listen(), &credentials, &coordinator_log)?;
         let listening = tokio::select! {
             listening = start::where_it_listens(stdout) => listening.map_err(Stopped::Error),
             asked = signals.asked() => Err(Stopped::Asked(asked)),
@@ -173,11 +184,18 @@ impl<'a> Launch<'a> {
                 });
             }
         };
+        let control = match credentials.client() {
+            Ok(control) => control,
+            Err(error) => {
+                start::end_now(&mut coordinator, &mut waiter).await;
+                return Err(Stopped::Error(error));
+            }
+        };
         start::attend_coordinator(waiter, stdout, coordinator_log.clone(), teller.clone());
 
         let mut agents: Vec<Agent> = Vec::new();
         for node in 0..plan.shape.nodes {
-            match start_agent(plan, args, &path, node, &address, &teller) {
+            match start_agent(plan, args, &path, node, (&address, &credentials), &teller) {
                 Ok(agent) => agents.push(agent),
                 Err(error) => {
                     // Killed, agents take their trainers with them: they are tied.
@@ -195,7 +213,8 @@ impl<'a> Launch<'a> {
             }
         }
         let (see, seen) = mpsc::unbounded_channel();
-        tokio::spawn(watch::follow(address.clone(), see));
+        let contact = Contact { address, credentials: control };
+        tokio::spawn(watch::follow(contact.clone(), see));
         let supervision = Supervision::new(plan.shape.nodes, args.grace, args.restarts);
         let coordinators = vec![coordinator.pid()];
         Ok(Self {
@@ -205,7 +224,8 @@ impl<'a> Launch<'a> {
             coordinator,
             coordinator_log,
             coordinators,
-            address,
+            contact,
+            credentials,
             agents,
             supervision,
             signals,
@@ -373,9 +393,9 @@ impl<'a> Launch<'a> {
             Act::StartAgent(node) => self.start_agent(node),
             Act::RestartNobody => self.agents.iter().for_each(|agent| agent.child.tell(NO_MORE_RESTARTS)),
             Act::AskToStop(reason) => {
-                let (address, teller, grace) = (self.address.clone(), self.teller.clone(), self.args.grace);
+                let (contact, teller, grace) = (self.contact.clone(), self.teller.clone(), self.args.grace);
                 tokio::spawn(async move {
-                    if let Err(error) = watch::stop_within(&address, &reason, grace).await {
+                    if let Err(error) = watch::stop_within(&contact, &reason, grace).await {
                         let _ =
                             teller.send(News::Say(format!("the coordinator could not be asked to stop: {error:#}")));
                     }
@@ -426,9 +446,9 @@ impl<'a> Launch<'a> {
     /// Asks for a checkpoint after the next step.
     fn checkpoint(&self, show: &Show) {
         show.say("SIGUSR1: a checkpoint is asked for");
-        let (address, teller) = (self.address.clone(), self.teller.clone());
+        let (contact, teller) = (self.contact.clone(), self.teller.clone());
         tokio::spawn(async move {
-            if let Err(error) = watch::ask_for_checkpoint(&address, "the launcher got SIGUSR1").await {
+            if let Err(error) = watch::ask_for_checkpoint(&contact, "the launcher got SIGUSR1").await {
                 let _ = teller.send(News::Say(format!("the coordinator could not be asked for one: {error:#}")));
             }
         });
@@ -436,7 +456,7 @@ impl<'a> Launch<'a> {
 
     fn start_coordinator(&mut self) {
         let log = coordinator_log(self.plan);
-        match start::coordinator(self.plan, &self.path, &self.address, &log) {
+        match start::coordinator(self.plan, &self.path, &self.contact.address, &self.credentials, &log) {
             Ok((coordinator, waiter, stdout)) => {
                 self.coordinators.push(coordinator.pid());
                 start::attend_restarted((waiter, stdout), coordinator.pid(), log.clone(), self.teller.clone());
@@ -450,7 +470,8 @@ impl<'a> Launch<'a> {
     }
 
     fn start_agent(&mut self, node: u32) {
-        match start_agent(self.plan, self.args, &self.path, node, &self.address, &self.teller) {
+        let to = (self.contact.address.as_str(), &self.credentials);
+        match start_agent(self.plan, self.args, &self.path, node, to, &self.teller) {
             Ok(started) => {
                 if let Some(agent) = self.agents.get_mut(node as usize) {
                     *agent = started;
@@ -472,10 +493,10 @@ fn start_agent(
     args: &LaunchArgs,
     path: &std::path::Path,
     node: u32,
-    address: &str,
+    to: (&str, &Credentials),
     teller: &mpsc::UnboundedSender<News>,
 ) -> Result<Agent> {
     let log = Log::append_to(&node_log(plan.run.path(), node, None), None);
-    let child = start::agent(plan, args, path, node, address, &log, teller)?;
+    let child = start::agent(plan, args, path, node, to, &log, teller)?;
     Ok(Agent { child, log, over: false, heard: Instant::now(), given_up: false })
 }

@@ -7,6 +7,7 @@
 //! | [`nodes`] | where the nodes are, how programs are started on them, what is looked at before |
 //! | [`devices`], [`binaries`] | what there is to compute on, and to start |
 //! | [`train`], [`resume`], [`made`] | a new run and one that goes on, up to the launch; the folder of a new one |
+//! | [`credentials`] | what the processes of a launch prove themselves with |
 //! | [`launch`] | the processes of one launch, from start to end |
 //! | [`supervision`], [`restarts`] | what to do when something happens to them, how often they are started again; pure |
 //! | [`agent`], [`child`], [`tied`], [`output`] | the trainers of one node, one process, what ties it, what it writes |
@@ -26,6 +27,7 @@ pub mod chaos;
 pub mod child;
 pub mod cli;
 pub mod configure;
+pub mod credentials;
 pub mod devices;
 pub mod ending;
 pub mod inspect;

@@ -49,9 +49,9 @@ fn on_this_thread(command: Command) -> Result<u8> {
             Command::Reproduce(args) => reproduce::reproduce(&args).await,
             Command::Check(args) => check::check(&args).await,
             Command::Chaos(args) => chaos::chaos(&args).await,
-            Command::Status { run, json } => inspect::status(&run, json).await,
-            Command::Stop { run, wait } => inspect::stop(&run, wait).await,
             Command::Agent(args) if args.pod => kubernetes::pod::node::agent(args).await,
+            Command::Status { run, json, credentials } => inspect::status(&run, json, &credentials).await,
+            Command::Stop { run, wait, credentials } => inspect::stop(&run, wait, &credentials).await,
             Command::Agent(args) => agent::run(args).await,
             Command::Coordinate(args) => kubernetes::pod::coordinate::coordinate(args).await,
             Command::Tied { .. }

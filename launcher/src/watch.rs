@@ -5,6 +5,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
+use began_credentials::Client;
 use began_proto::MAX_MESSAGE;
 use began_proto::v1::control_request::Action;
 use began_proto::v1::coordinator_client::CoordinatorClient;
@@ -20,11 +21,21 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// How long, of the time that a stopping run has, is left for what comes after its last step.
 const WRITING: Duration = Duration::from_secs(2);
 
-/// A connection to the coordinator at `host:port`.
+/// Where a coordinator is, and what to show it.
+#[derive(Clone, Debug)]
+pub struct Contact {
+    /// `host:port`.
+    pub address: String,
+    /// Who asks.
+    pub credentials: Client,
+}
+
+/// A connection to a coordinator.
 ///
 /// # Errors
-/// If nothing answers there.
-pub async fn connect(address: &str) -> Result<CoordinatorClient<Channel>> {
+/// If nothing answers there, or it does not let us in.
+pub async fn connect(to: &Contact) -> Result<CoordinatorClient<Channel>> {
+    let address = &to.address;
     let port = address.rsplit_once(':').and_then(|(host, port)| port.parse::<u16>().ok().filter(|_| !host.is_empty()));
     if port.is_none() {
         return Err(anyhow!("{address} is not an address of the form host:port, with a port up to 65535"));
@@ -32,19 +43,19 @@ pub async fn connect(address: &str) -> Result<CoordinatorClient<Channel>> {
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .with_context(|| format!("{address} is not an address of the form host:port"))?
         .connect_timeout(ANSWER);
-    let channel = timeout(ANSWER, endpoint.connect())
+    let channel = timeout(ANSWER, to.credentials.connect(endpoint, address))
         .await
         .map_err(|_| anyhow!("the coordinator at {address} did not answer within {} s", ANSWER.as_secs()))?
         .with_context(|| format!("no coordinator answers at {address}"))?;
     Ok(CoordinatorClient::new(channel).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE))
 }
 
-/// Where the run of the coordinator at `address` stands.
+/// Where the run of a coordinator stands.
 ///
 /// # Errors
 /// If it does not answer.
-pub async fn status(address: &str) -> Result<StatusResponse> {
-    let mut client = connect(address).await?;
+pub async fn status(to: &Contact) -> Result<StatusResponse> {
+    let (address, mut client) = (&to.address, connect(to).await?);
     let answer = timeout(ANSWER, client.status(StatusRequest {})).await;
     let answer = answer.map_err(|_| {
         anyhow!("the coordinator at {address} did not say within {} s where the run stands", ANSWER.as_secs())
@@ -57,8 +68,8 @@ pub async fn status(address: &str) -> Result<StatusResponse> {
 ///
 /// # Errors
 /// If it does not answer, or refuses.
-pub async fn ask_to_stop(address: &str, reason: &str, grace: Option<Duration>) -> Result<u64> {
-    control(address, Action::Stop, reason, grace).await
+pub async fn ask_to_stop(to: &Contact, reason: &str, grace: Option<Duration>) -> Result<u64> {
+    control(to, Action::Stop, reason, grace).await
 }
 
 /// As [`ask_to_stop`], with everything ended after `grace`; a coordinator that does not answer, because it is being started
@@ -66,16 +77,16 @@ pub async fn ask_to_stop(address: &str, reason: &str, grace: Option<Duration>) -
 ///
 /// # Errors
 /// If it does not answer until then, or refuses.
-pub async fn stop_within(address: &str, reason: &str, grace: Duration) -> Result<u64> {
+pub async fn stop_within(to: &Contact, reason: &str, grace: Duration) -> Result<u64> {
     let start = Instant::now();
     loop {
         // What it takes to write the checkpoint and to end comes after the step, within the same time.
         let left = grace.saturating_sub(start.elapsed());
         let for_step = left.saturating_sub(WRITING).max(left / 2).max(Duration::from_millis(100));
-        match connect(address).await {
+        match connect(to).await {
             Err(_) if start.elapsed() < grace / 2 => sleep(Duration::from_millis(200)).await,
             Err(error) => return Err(error),
-            Ok(_) => return ask_to_stop(address, reason, Some(for_step)).await,
+            Ok(_) => return ask_to_stop(to, reason, Some(for_step)).await,
         }
     }
 }
@@ -84,20 +95,20 @@ pub async fn stop_within(address: &str, reason: &str, grace: Duration) -> Result
 ///
 /// # Errors
 /// If it does not answer, or refuses.
-pub async fn ask_for_checkpoint(address: &str, reason: &str) -> Result<u64> {
-    control(address, Action::Checkpoint, reason, None).await
+pub async fn ask_for_checkpoint(to: &Contact, reason: &str) -> Result<u64> {
+    control(to, Action::Checkpoint, reason, None).await
 }
 
 /// Writes a sentence into the run's journal, as an event of the kind "chaos".
 ///
 /// # Errors
 /// If the coordinator does not answer.
-pub async fn note(address: &str, text: &str) -> Result<()> {
-    control(address, Action::Note, text, None).await.map(drop)
+pub async fn note(to: &Contact, text: &str) -> Result<()> {
+    control(to, Action::Note, text, None).await.map(drop)
 }
 
-async fn control(address: &str, action: Action, reason: &str, grace: Option<Duration>) -> Result<u64> {
-    let mut client = connect(address).await?;
+async fn control(to: &Contact, action: Action, reason: &str, grace: Option<Duration>) -> Result<u64> {
+    let (address, mut client) = (&to.address, connect(to).await?);
     let grace_seconds = grace.map_or(0.0, |grace| grace.as_secs_f64());
     let request = ControlRequest { action: action.into(), reason: reason.into(), grace_seconds };
     let answer = timeout(ANSWER, client.control(request)).await;
@@ -111,10 +122,10 @@ async fn control(address: &str, action: Action, reason: &str, grace: Option<Dura
 
 /// Sends everything the coordinator tells about the run to `seen`, until it says that the run ended or nobody listens.
 /// A broken stream is taken up again: whether the coordinator died is for those to say who see its process.
-pub async fn follow(address: String, seen: mpsc::UnboundedSender<Body>) {
+pub async fn follow(to: Contact, seen: mpsc::UnboundedSender<Body>) {
     let mut pause = Duration::from_millis(100);
     while !seen.is_closed() {
-        if let Ok(mut client) = connect(&address).await
+        if let Ok(mut client) = connect(&to).await
             && let Ok(Ok(stream)) = timeout(ANSWER, client.watch(WatchRequest {})).await
         {
             let mut stream = stream.into_inner();

@@ -23,6 +23,12 @@ pub struct Announcement {
     pub address: String,
     /// Its process.
     pub pid: u32,
+    /// Whether those who come have to prove who they are, over TLS.
+    #[serde(default)]
+    pub tls: bool,
+    /// The folder that its credentials lie in, on its machine; others' may lie beside them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<PathBuf>,
 }
 
 /// The right to drive a run; given up when dropped or when the process ends, however it ends.
@@ -259,7 +265,7 @@ impl RunDir {
     /// # Errors
     /// If `coordinator.json` cannot be written.
     pub fn announce(&self, announcement: &Announcement) -> Result<(), RecordError> {
-        let text = serde_json::to_vec(announcement).expect("two plain fields have a JSON form");
+        let text = serde_json::to_vec(announcement).expect("plain fields have a JSON form");
         write_atomically(&self.path.join("coordinator.json"), &text)
     }
 

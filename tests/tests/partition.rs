@@ -38,7 +38,10 @@ impl Network {
         RunDir::create(&desk.path("run"), &config(&desk)?, &manifest(&desk)?)?;
         let mut command = program("coordinator");
         let listen = format!("{}:0", nodes.address());
+        // Off this machine nobody listens without credentials.
+        std::fs::write(desk.path("token"), "a token of a test, which is long enough")?;
         command.args(["--run", &desk.arg("run"), "--world", "4", "--nodes", "4", "--listen", &listen]);
+        command.args(["--token-file", &desk.arg("token")]);
         let coordinator = Some(Running::start(command)?);
         let mut network = Self { trainers: Vec::new(), coordinator, desk, nodes };
         let run = RunDir::open(&network.desk.path("run"))?;
@@ -47,6 +50,7 @@ impl Network {
             let mut command = network.nodes.program(node, "trainer");
             command.args(["run", "--coordinator", &address, "--run", &network.desk.arg("run"), "--device", "cpu"]);
             command.args(["--node", &node.to_string(), "--local-rank", "0"]);
+            command.args(["--token-file", &network.desk.arg("token")]);
             command.env("OMP_NUM_THREADS", "1").env("MKL_NUM_THREADS", "1");
             network.trainers.push(Running::start(command)?);
         }

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use began::{Equilibrium, LaneLosses, Step, equilibrium::Stall};
+use began_credentials::Client;
 use began_proto::v1 as wire;
 use began_session::{News, Say};
 use tokio::runtime::Runtime;
@@ -81,12 +82,18 @@ pub struct Session {
 }
 
 impl Session {
-    /// Connects, says hello and waits to be let in. `run` is the run's directory, in which a coordinator that was started
+    /// Connects, shows its credentials, says hello and waits to be let in. `run` is the run's directory, in which a coordinator that was started
     /// again says where it is.
     ///
     /// # Errors
     /// If the coordinator cannot be reached within `patience`, or refuses.
-    pub fn open(address: &str, run: Option<PathBuf>, hello: wire::Hello, patience: Duration) -> Result<Self> {
+    pub fn open(
+        address: &str,
+        credentials: Client,
+        run: Option<PathBuf>,
+        hello: wire::Hello,
+        patience: Duration,
+    ) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("session")
@@ -100,7 +107,7 @@ impl Session {
         let leases = Arc::new(LeaseTable::default());
         let channel = driver::SharedChannel::default();
         let driver = Driver::new(
-            address,
+            (address, credentials),
             run,
             hello,
             patience,

@@ -69,6 +69,7 @@ impl Run {
         Options {
             run: self.path(),
             listen: "127.0.0.1:0".into(),
+            credentials: Default::default(),
             world,
             nodes: None,
             accept_changed_checkpoint: false,

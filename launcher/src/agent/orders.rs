@@ -20,9 +20,14 @@ pub const KILL: &str = "kill";
 /// The line that says: the launcher is there; it is answered.
 pub const HERE: &str = "here";
 
+/// How the line begins that hands over what the trainers are to prove themselves with.
+pub const CREDENTIALS: &str = "credentials ";
+
 /// An order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Order {
+    /// What the trainers are to prove themselves with; see [`crate::credentials::environment_from`].
+    Credentials(String),
     /// Start no trainer any more; those that run go on.
     NoMoreRestarts,
     /// End in order.
@@ -60,7 +65,10 @@ pub fn listen(lost_after: Option<Duration>) -> mpsc::UnboundedReceiver<Order> {
                     TERMINATE => Order::Terminate,
                     KILL => Order::Kill,
                     HERE => Order::Here,
-                    _ => continue,
+                    line => match line.strip_prefix(CREDENTIALS) {
+                        Some(handed) => Order::Credentials(handed.to_owned()),
+                        None => continue,
+                    },
                 },
                 Ok(None) => Order::End,
                 Err(_) => {
@@ -71,7 +79,8 @@ pub fn listen(lost_after: Option<Duration>) -> mpsc::UnboundedReceiver<Order> {
                     Order::End
                 }
             };
-            if send.send(order).is_err() || order == Order::End {
+            let last = order == Order::End;
+            if send.send(order).is_err() || last {
                 return;
             }
         }

@@ -3,6 +3,7 @@
 //! It must be started from the main thread (the kernel ties it to the thread that forked), and nothing in the agent's
 //! environment may change the bits it computes.
 
+use std::ffi::OsString;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -52,11 +53,16 @@ pub struct Trainer {
 }
 
 impl Trainer {
-    /// Starts the trainer of a place; what is heard of it goes to `ears`.
+    /// Starts the trainer of a place, with this in its environment; what is heard of it goes to `ears`.
     ///
     /// # Errors
     /// If it cannot be started.
-    pub fn start(args: &AgentArgs, local_rank: u32, ears: &mpsc::UnboundedSender<Heard>) -> Result<Self> {
+    pub fn start(
+        args: &AgentArgs,
+        environment: &[(&'static str, OsString)],
+        local_rank: u32,
+        ears: &mpsc::UnboundedSender<Heard>,
+    ) -> Result<Self> {
         let rank = args.first_rank() + local_rank;
         let program = binaries::trainer()?;
         let mut command: Command = if args.deaf { tied::deaf(&program)? } else { tied::command(&program)? };
@@ -65,6 +71,7 @@ impl Trainer {
             .arg(&args.run)
             .args(["--node", &args.node.to_string(), "--local-rank", &local_rank.to_string()])
             .args(["--device", &args.device, "--supervised"])
+            .envs(environment.iter().cloned())
             // Read when libtorch is loaded. The bits of a step depend on both, so nothing in the environment may change
             // them: one CPU thread, and cuBLAS with the fixed workspace that its deterministic kernels need.
             .env("OMP_NUM_THREADS", "1")

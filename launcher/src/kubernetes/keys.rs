@@ -6,7 +6,8 @@
 use std::collections::BTreeMap;
 use std::io::Read;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
+use began_credentials::Authority;
 use k8s_openapi::api::core::v1::{KeyToPath, Secret};
 
 use super::labels::{self, Role};
@@ -79,9 +80,21 @@ pub fn looking(wanted: &Wanted) -> Vec<String> {
 pub fn fresh(wanted: &Wanted) -> Result<Secret> {
     let string_data: BTreeMap<String, String> = match wanted.keys {
         Keys::Token => [("token".to_owned(), token()?)].into(),
-        Keys::Certificates => bail!("--keys certificates: this launcher cannot make them yet; take --keys token"),
+        Keys::Certificates => certificates(wanted)?,
     };
     Ok(Secret { string_data: Some(string_data), ..empty(wanted) })
+}
+
+/// Certificates of an authority whose key is forgotten at once: others are made by filling the Secret anew.
+fn certificates(wanted: &Wanted) -> Result<BTreeMap<String, String>> {
+    let authority = Authority::new(&wanted.name).context("cannot make an authority")?;
+    let names = [labels::coordinator_host(wanted), "localhost".into(), "127.0.0.1".into()];
+    let mut files = BTreeMap::from([("ca.pem".to_owned(), authority.certificate().to_owned())]);
+    for role in began_credentials::Role::ALL {
+        let made = authority.issue(role, &names).with_context(|| format!("cannot make the {role}'s certificate"))?;
+        files.extend([(format!("{role}.pem"), made.certificate), (format!("{role}.key"), made.key)]);
+    }
+    Ok(files)
 }
 
 /// The Secret without them. Applied again, it leaves what was put into it.

@@ -248,3 +248,18 @@ fn a_namespace_is_on_every_object() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn fresh_certificates_are_all_that_the_pods_ask_for_and_the_authority_is_gone() -> Result<()> {
+    let line = ["launcher", "kubernetes", "--print-keys", "--keys", "certificates"];
+    let Command::Kubernetes(args) = Cli::try_parse_from(line)?.command else { bail!("not kubernetes") };
+    let wanted = Wanted::checked(&args)?;
+    let made = super::keys::fresh(&wanted)?.string_data.context("data")?;
+    for role in [super::labels::Role::Coordinator, super::labels::Role::Node] {
+        for file in super::keys::files(&wanted, role) {
+            assert!(made.get(&file.key).is_some_and(|text| text.starts_with("-----BEGIN")), "{}", file.key);
+        }
+    }
+    assert!(!made.contains_key("ca.key"));
+    Ok(())
+}

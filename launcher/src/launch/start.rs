@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
+use began_credentials::Role;
 use nix::sys::signal::Signal;
 use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines};
@@ -16,8 +17,10 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::{News, Plan};
+use crate::agent::orders::CREDENTIALS;
 use crate::child::{self, Child, Exit, Stdout, Waiter};
 use crate::cli::LaunchArgs;
+use crate::credentials::{self, Credentials};
 use crate::devices::Device;
 use crate::nodes::Start;
 use crate::output::Log;
@@ -38,13 +41,14 @@ pub type Started = (Child, Waiter, Option<ChildStdout>);
 ///
 /// # Errors
 /// If it cannot be started.
-pub fn coordinator(plan: &Plan, run: &Path, listen: &str, log: &Log) -> Result<Started> {
+pub fn coordinator(plan: &Plan, run: &Path, listen: &str, credentials: &Credentials, log: &Log) -> Result<Started> {
     let mut command = tied::command(&plan.coordinator)?;
     command.arg("--run").arg(run).args(["--listen", listen, "--world", &plan.shape.world().to_string()]);
     command.args(["--nodes", &plan.shape.nodes.to_string(), "--supervised"]);
     if plan.accept_changed_checkpoint {
         command.arg("--accept-changed-checkpoint");
     }
+    credentials.tell(&mut command, Role::Coordinator);
     child::start(command, log, Stdout::Ours)
         .with_context(|| format!("cannot start the coordinator ({})", plan.coordinator.display()))
 }
@@ -91,7 +95,7 @@ pub fn agent(
     args: &LaunchArgs,
     run: &Path,
     node: u32,
-    address: &str,
+    (address, held): (&str, &Credentials),
     log: &Log,
     teller: &mpsc::UnboundedSender<News>,
 ) -> Result<Child> {
@@ -126,9 +130,21 @@ pub fn agent(
         let part = plan.gpus.names.get(from..from + gpus as usize).context("there are fewer GPUs than trainers")?;
         start.environment.push(("CUDA_VISIBLE_DEVICES".into(), part.join(",").into()));
     }
-    let command = plan.nodes.backend.command(node, &start)?;
+    // Other machines get theirs over the pipe; what is in this environment is about this machine's files.
+    let handed = if remote { held.line_for(Role::Trainer)? } else { None };
+    if handed.is_some() {
+        start.arguments.push("--credentials-from-stdin".into());
+    }
+    let mut command = plan.nodes.backend.command(node, &start)?;
+    match remote {
+        true => credentials::forget(&mut command),
+        false => held.tell(&mut command, Role::Trainer),
+    }
     let (child, mut waiter, stdout) =
         child::start(command, log, Stdout::Ours).with_context(|| format!("cannot start the agent of node {node}"))?;
+    if let Some(handed) = handed {
+        child.tell(&format!("{CREDENTIALS}{handed}"));
+    }
     let (reports, ended, log) = (teller.clone(), teller.clone(), log.clone());
     let reader = tokio::spawn(async move {
         let Some(stdout) = stdout else { return };

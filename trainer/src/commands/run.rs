@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use began::RunConfig;
+use began_credentials::{Arguments as Credentials, Role};
 use began_data::DataError;
 use began_proto::v1::{self as wire, Phase};
 use began_session::{News, Say};
@@ -40,6 +41,8 @@ pub struct Run {
     /// The coordinator, host:port.
     #[arg(long, env = "BEGAN_COORDINATOR_ADDRESS")]
     coordinator: String,
+    #[command(flatten)]
+    credentials: Credentials,
     /// The run's directory.
     #[arg(long, env = "BEGAN_RUN")]
     run: PathBuf,
@@ -75,6 +78,7 @@ impl Run {
         if self.supervised {
             device::end_with_parent()?;
         }
+        let credentials = self.credentials.client(Role::Trainer)?;
         let (device, name) = device::choose(self.device, if self.share_gpu { 0 } else { self.local_rank })?;
         let peers = Peers::new(self.backend, device, &self.coordinator, self.host)?;
         let software =
@@ -90,7 +94,8 @@ impl Run {
             software,
             ..wire::Hello::default()
         };
-        let session = match Session::open(&self.coordinator, Some(self.run.clone()), hello, FIRST_PATIENCE) {
+        let session = match Session::open(&self.coordinator, credentials, Some(self.run.clone()), hello, FIRST_PATIENCE)
+        {
             Ok(session) => session,
             Err(error) => {
                 let Some(too_late) = error.downcast_ref::<TooLate>() else { return Err(error) };

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use began_credentials::Client;
 use began_proto::v1::coordinator_client::CoordinatorClient;
 use began_proto::v1::trainer_message::Body as Up;
 use began_proto::v1::{self as wire, CoordinatorMessage, TrainerMessage};
@@ -64,6 +65,7 @@ type Numbered = (u64, Wire);
 
 pub(super) struct Driver {
     address: String,
+    credentials: Client,
     run: Option<PathBuf>,
     protocol: Protocol,
     ends: Ends,
@@ -77,7 +79,7 @@ pub(super) struct Driver {
 
 impl Driver {
     pub(super) fn new(
-        address: &str,
+        (address, credentials): (&str, Client),
         run: Option<PathBuf>,
         hello: wire::Hello,
         patience: Duration,
@@ -87,6 +89,7 @@ impl Driver {
         let settings = Settings { patience, heartbeat: Duration::from_secs(1) };
         Ok(Self {
             address: address.into(),
+            credentials,
             run,
             protocol: Protocol::new(Identity { hello }, settings, Duration::ZERO),
             ends,
@@ -174,9 +177,9 @@ impl Driver {
     fn connect(&mut self) {
         self.disconnect();
         let (number, wires) = (self.attempt, self.wires.0.clone());
-        let address = self.where_to();
+        let (address, credentials) = (self.where_to(), self.credentials.clone());
         self.task = Some(tokio::spawn(async move {
-            let ended = carry(&address, number, &wires).await;
+            let ended = carry((&address, &credentials), number, &wires).await;
             let reason = match ended {
                 Ok(()) => "the coordinator closed the stream".to_owned(),
                 Err(error) => format!("{error:#}"),
@@ -201,7 +204,6 @@ impl Driver {
 fn endpoint(address: &str) -> Result<Endpoint> {
     Ok(Endpoint::from_shared(format!("http://{address}"))
         .with_context(|| format!("{address:?} is not an address"))?
-        .tcp_nodelay(true)
         .http2_keep_alive_interval(KEEPALIVE)
         .keep_alive_timeout(2 * KEEPALIVE)
         .keep_alive_while_idle(true)
@@ -209,8 +211,8 @@ fn endpoint(address: &str) -> Result<Endpoint> {
 }
 
 /// Opens a stream and carries what comes down it, to its end.
-async fn carry(address: &str, number: u64, wires: &UnboundedSender<Numbered>) -> Result<()> {
-    let channel = endpoint(address)?.connect().await?;
+async fn carry((address, credentials): (&str, &Client), number: u64, wires: &UnboundedSender<Numbered>) -> Result<()> {
+    let channel = credentials.connect(endpoint(address)?, address).await?;
     let mut client = CoordinatorClient::new(channel.clone())
         .max_decoding_message_size(began_proto::MAX_MESSAGE)
         .max_encoding_message_size(began_proto::MAX_MESSAGE);

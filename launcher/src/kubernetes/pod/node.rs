@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
+use began_credentials::Role;
 use began_record::RunDir;
 use tokio::time::{Instant, sleep};
 
@@ -15,6 +16,7 @@ use super::ending::{self, INTERRUPTED};
 use super::standing::Standing;
 use crate::cli::AgentArgs;
 use crate::launch::Signals;
+use crate::watch::Contact;
 use crate::{agent, watch};
 
 /// An end that was written down earlier is believed only when no coordinator has come for so long: it may be an end that
@@ -31,7 +33,8 @@ const REMIND: Duration = Duration::from_secs(30);
 /// As [`agent::run`].
 pub async fn agent(args: AgentArgs) -> Result<u8> {
     let (run, patience) = (args.run.clone(), args.wait_for_coordinator);
-    if let Some(code) = wait_for_coordinator(&args.coordinator, &run, patience).await? {
+    let to = Contact { address: args.coordinator.clone(), credentials: args.credentials.client(Role::Trainer)? };
+    if let Some(code) = wait_for_coordinator(&to, &run, patience).await? {
         return Ok(code);
     }
     let code = agent::run(args).await?;
@@ -51,13 +54,13 @@ pub async fn agent(args: AgentArgs) -> Result<u8> {
 }
 
 /// Waits for a coordinator with a run; a code if there is nothing to wait for any more.
-async fn wait_for_coordinator(address: &str, run: &Path, patience: Duration) -> Result<Option<u8>> {
+async fn wait_for_coordinator(to: &Contact, run: &Path, patience: Duration) -> Result<Option<u8>> {
     let mut signals = Signals::new()?;
     let start = Instant::now();
     let mut said = None;
     loop {
         let answer = tokio::select! {
-            answer = watch::status(address) => answer,
+            answer = watch::status(to) => answer,
             _ = signals.next() => return Ok(Some(INTERRUPTED)),
         };
         let why = match (answer, RunDir::open(run)) {

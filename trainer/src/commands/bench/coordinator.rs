@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use began::RunConfig;
+use began_credentials::Client;
 use began_data::Manifest;
 use began_proto::v1 as wire;
 use began_record::{RunDir, RunManifest};
@@ -63,7 +64,7 @@ impl Coordinator {
             software: device::software(),
             ..wire::Hello::default()
         };
-        Session::open(&self.address, None, hello, Duration::from_secs(30))
+        Session::open(&self.address, Client::plain(), None, hello, Duration::from_secs(30))
     }
 }
 
