@@ -66,7 +66,7 @@ pub enum ArgumentsError {
     /// A server that would let nobody in.
     #[error("--tls-ca is missing: without it, or --token-file, nobody could be let in")]
     Nobody,
-    /// A client that could not be let in.
+    /// One who could prove nothing.
     #[error("--tls-ca alone shows nobody who this is: give --tls-cert and --tls-key, or --token-file")]
     Anonymous,
     /// A file.
@@ -99,9 +99,9 @@ impl Arguments {
     pub fn server(&self, listen: &[SocketAddr]) -> Result<Server, ArgumentsError> {
         if self.is_given() && self.tls != Mode::Off {
             let token = self.token()?;
-            return match self.bundle()? {
-                Some(bundle) => Server::secure(Some(&bundle), token),
-                None => Server::secure(None, token),
+            return match (self.bundle()?, &token) {
+                (None, None) => Err(ArgumentsError::Anonymous),
+                (bundle, _) => Server::secure(bundle.as_ref(), token),
             };
         }
         if self.tls == Mode::Required {

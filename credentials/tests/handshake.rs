@@ -13,6 +13,9 @@ use tokio::net::{TcpListener, TcpStream};
 
 type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
 
+/// What makes good arguments bad ones.
+type Spoil<'a> = &'a dyn Fn(&mut Arguments);
+
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What the server makes of one connection, and what the caller gets to see of it.
@@ -224,6 +227,8 @@ fn off_this_machine_nobody_listens_without_credentials() -> Result {
         let why = refused(tls, address)?;
         assert!(why.contains("--tls-ca") && why.contains("127.0.0.1"), "{address}: {why}");
     }
+    let alone = Arguments { tls_ca: Some("data:".into()), ..Arguments::default() };
+    assert!(alone.server(&["127.0.0.1:1".parse()?]).is_err_and(|why| why.to_string().contains("--tls-ca alone")));
     for address in ["127.0.0.1:1", "127.8.0.1:1", "[::1]:1"] {
         assert_eq!(refused(Mode::Auto, address)?, "");
         assert!(refused(Mode::Required, address)?.contains("nothing to show"));
@@ -246,7 +251,7 @@ fn files_that_are_missing_or_not_what_they_should_be_are_named() -> Result {
     let absent = folder.path().join("absent");
     let other_key = Authority::new("run")?.issue(Role::Trainer, &[])?;
     let other_key = other_key.write(&folder.path().join("other"), Role::Trainer)?.key;
-    let cases: [(&dyn Fn(&mut Arguments), &str); 7] = [
+    let cases: [(Spoil<'_>, &str); 7] = [
         (&|a| a.tls_key = None, "belong together"),
         (&|a| a.tls_cert = None, "belong together"),
         (&|a| a.tls_ca = None, "--tls-ca is missing"),

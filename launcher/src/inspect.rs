@@ -11,6 +11,7 @@ use began_credentials::{Arguments, Role};
 use began_proto::v1::{Phase, StatusResponse};
 use began_record::{Announcement, Journal, RunDir};
 use serde_json::{Value, json};
+use tokio::net::TcpStream;
 use tokio::time::sleep;
 
 use crate::credentials::contact;
@@ -126,8 +127,13 @@ pub async fn alive(run: &RunDir, credentials: &Arguments) -> Result<Option<(Anno
     let Some(announcement) = run.announcement()? else {
         return Ok(None);
     };
-    let Ok(status) = watch::status(&contact(&announcement, credentials)?).await else {
-        return Ok(None);
+    let status = match watch::status(&contact(&announcement, credentials)?).await {
+        Ok(status) => status,
+        // Somebody is there: whether it is this run's coordinator is only for those to know whom it lets in.
+        Err(error) if announcement.tls && TcpStream::connect(&announcement.address).await.is_ok() => {
+            return Err(error.context("somebody answers where the coordinator should be, and does not let us in"));
+        }
+        Err(_) => return Ok(None),
     };
     Ok((status.run == run.manifest()?.run).then_some((announcement, status)))
 }
