@@ -114,13 +114,13 @@ impl Slurm {
         let at = self.folder.path().display();
         let mut text = format!(
             "ClusterName=began\nSlurmctldHost={host}(127.0.0.1)\nSlurmctldPort={}\nAuthType=auth/munge\n\
-             AuthInfo=socket={at}/munge/socket\nCredType=cred/munge\nSlurmUser=root\nSlurmdUser=root\n\
+             AuthInfo=socket={at}/munge/socket,cred_expire=5\nCredType=cred/munge\nSlurmUser=root\nSlurmdUser=root\n\
              StateSaveLocation={at}/state\nSlurmdSpoolDir={at}/spool/%n\nSlurmctldPidFile={at}/controller.pid\n\
              SlurmdPidFile={at}/%n.pid\nSlurmctldLogFile={at}/log/controller\nSlurmdLogFile={at}/log/%n\n\
              ProctrackType=proctrack/linuxproc\nTaskPlugin=task/none\nSelectType=select/cons_tres\n\
              SelectTypeParameters=CR_CPU\nSwitchType=switch/none\nMpiDefault=none\nReturnToService=2\n\
              SlurmdTimeout={SILENCE}\nInactiveLimit=0\nKillWait=20\nJobRequeue=1\nGresTypes=gpu\n\
-             SlurmdParameters=config_overrides\n",
+             SlurmdParameters=config_overrides\nSchedulerParameters=sched_interval=2,bf_interval=2\n",
             ports[0]
         );
         for node in 0..count as usize {

@@ -84,14 +84,7 @@ impl SshHosts {
             ];
             let path = hosts.file(&format!("sshd-{node}"));
             std::fs::write(&path, config.join("\n") + "\n")?;
-            let log = std::fs::File::create(hosts.file(&format!("log-{node}")))?;
-            let daemon = command(node, sshd)
-                .args(["-D", "-e", "-f"])
-                .arg(&path)
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .stderr(log)
-                .spawn()?;
+            let daemon = hosts.daemon(command(node, sshd), node as usize)?;
             hosts.daemons.push(Some(daemon));
             hosts.ports.push(port);
         }
@@ -101,6 +94,13 @@ impl SshHosts {
             }
         }
         Ok(Some(hosts))
+    }
+
+    /// Starts the sshd of a host with what was written for it.
+    fn daemon(&self, mut command: Command, node: usize) -> Result<Child> {
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.file(&format!("log-{node}")))?;
+        command.args(["-D", "-e", "-f"]).arg(self.file(&format!("sshd-{node}")));
+        Ok(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn()?)
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -142,6 +142,29 @@ impl SshHosts {
         let mut daemon = self.daemons[node].take().context("it is shut already")?;
         daemon.kill()?;
         daemon.wait()?;
+        Ok(())
+    }
+
+    /// Kills the sshd of a host and every process that it started for a connection.
+    ///
+    /// # Errors
+    /// If it is gone.
+    pub fn kill(&mut self, node: usize) -> Result<()> {
+        let sessions = self.sessions(node)?;
+        self.shut(node)?;
+        for session in sessions {
+            let _ = kill(session, Signal::SIGKILL);
+        }
+        Ok(())
+    }
+
+    /// Starts the sshd of a host of the loopback network again.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn revive(&mut self, node: usize) -> Result<()> {
+        let daemon = self.daemon(Command::new("/usr/sbin/sshd"), node)?;
+        self.daemons[node] = Some(daemon);
         Ok(())
     }
 

@@ -92,3 +92,21 @@ fn scancel_leaves_a_checkpoint_from_which_the_next_job_goes_on() -> Result<()> {
     ensure!(desk.digest("run")? == golden, "another digest");
     Ok(())
 }
+
+#[test]
+fn a_job_that_is_told_of_its_time_limit_is_requeued_and_goes_on_with_the_run() -> Result<()> {
+    let Some(cluster) = Slurm::start(4)? else { return Ok(()) };
+    let golden = undisturbed(400, &[])?;
+    let desk = Desk::new()?;
+    let job = submit(&cluster, &desk, 400, &["--no-check", "--address", "127.0.0.1"])?;
+    desk.reach("run", 20)?;
+    // What SLURM sends the script 120 s before the limit.
+    cluster.ask("scancel", &["--batch", "--signal=USR1", &job])?;
+    let (state, text) = end(&cluster, &desk, &job)?;
+    ensure!(state == "COMPLETED 0:0", "{state}: {text}");
+    ensure!(cluster.ask("scontrol", &["show", "job", "-o", &job])?.contains("Restarts=1"), "not requeued: {text}");
+    let starts = desk.told("run", "start")?;
+    ensure!(starts.len() == 2, "{starts:?}: {text}");
+    ensure!(desk.digest("run")? == golden, "another digest: {text}");
+    desk.nothing_left("run")
+}

@@ -72,12 +72,56 @@ fn a_killed_client_and_a_killed_session_are_healed_and_ctrl_c_leaves_a_checkpoin
     let steps = began_record::Journal::read(&began_record::RunDir::open(&desk.path("run"))?)?.steps()?.len();
     desk.reach("run", steps + 10)?;
 
+    let checkpoints = desk.told("run", "checkpoint")?.len();
     running.signal(Signal::SIGUSR1)?;
+    wait_for("the checkpoint that was asked for", || {
+        let asked = desk.told("run", "control").ok()?.iter().any(|text| text.contains("SIGUSR1"));
+        let written = desk.told("run", "checkpoint").ok()?;
+        (asked && written.len() > checkpoints).then_some(())
+    })?;
     running.signal(Signal::SIGINT)?;
     let output = running.finish()?;
     let text = said(&output);
     ensure!(output.status.code() == Some(130), "{:?}: {text}", output.status);
     ensure!(text.contains("ssh to 127.0.0.3 ended with 255"), "{text}");
+    desk.nothing_left("run")?;
+    let step: u64 = desk.digest("run")?.split(' ').next().unwrap_or_default().parse()?;
+    let golden = desk.train("golden", 1, 2, step, &HABITS)?;
+    ensure!(desk.digest("run")? == golden, "another digest");
+    Ok(())
+}
+
+#[test]
+fn a_killed_sshd_is_gone_back_to_once_it_is_there_again_and_done_without_if_not() -> Result<()> {
+    let Some(mut hosts) = SshHosts::start(2)? else { return Ok(()) };
+    let desk = Desk::new()?;
+    let habits = ["--no-check", "--address", "127.0.0.1", "--restarts", "6", "--set", "run.rejoin_wait=0"];
+    let running = start(&desk, &hosts, 2, FOREVER, &habits)?;
+    desk.reach("run", 5)?;
+
+    let before = desk.trainer("run", 1, 0)?;
+    hosts.kill(1)?;
+    wait_for("the run to go on without node 1", || {
+        desk.told("run", "generation").ok()?.last()?.contains("1 trainer").then_some(())
+    })?;
+    hosts.revive(1)?;
+    wait_for("another trainer on node 1", || desk.trainer("run", 1, 0).ok().filter(|now| *now != before))?;
+    wait_for("the run to take node 1 back", || {
+        desk.told("run", "generation").ok()?.last()?.contains("2 trainers").then_some(())
+    })?;
+
+    hosts.kill(1)?;
+    // Longer than all pauses between six attempts together.
+    std::thread::sleep(Duration::from_secs(9));
+    let steps = began_record::Journal::read(&began_record::RunDir::open(&desk.path("run"))?)?.steps()?.len();
+    desk.reach("run", steps + 10)?;
+    running.signal(Signal::SIGINT)?;
+    let output = running.finish()?;
+    let text = said(&output);
+    ensure!(output.status.code() == Some(130), "{:?}: {text}", output.status);
+    for words in ["ssh to 127.0.0.3 ended with 255", "it is not started again (--restarts 6 "] {
+        ensure!(text.contains(words), "{words:?} is not in {text}");
+    }
     desk.nothing_left("run")?;
     let step: u64 = desk.digest("run")?.split(' ').next().unwrap_or_default().parse()?;
     let golden = desk.train("golden", 1, 2, step, &HABITS)?;
