@@ -90,6 +90,8 @@ pub enum Command {
         #[command(flatten)]
         credentials: Arguments,
     },
+    /// A run in this terminal while it goes on: curves, trainers, events
+    Top(TopArgs),
     /// Ask a run to finish its step, write a checkpoint and end
     Stop {
         /// The run's folder
@@ -244,6 +246,19 @@ pub struct CheckArgs {
     /// Where the nodes are.
     #[command(flatten)]
     pub place: PlaceArgs,
+}
+
+/// Flags of `top`.
+#[derive(Args, Clone, Debug)]
+pub struct TopArgs {
+    /// The run's folder, or the address of its coordinator
+    pub run: String,
+    /// One picture as text, in place of the screen; so too where the output is no terminal
+    #[arg(long)]
+    pub once: bool,
+    /// Who asks.
+    #[command(flatten)]
+    pub credentials: Arguments,
 }
 
 /// What a launch shows while it lasts, how often it starts again what failed, and how long it waits at the end.

@@ -239,7 +239,9 @@ fn live_object(status: &StatusResponse) -> Value {
     })
 }
 
-fn phase_name(phase: i32) -> &'static str {
+/// What a trainer does, in a word.
+#[must_use]
+pub fn phase_name(phase: i32) -> &'static str {
     match Phase::try_from(phase).unwrap_or(Phase::Unspecified) {
         Phase::Unspecified => "unknown",
         Phase::Starting => "starting",

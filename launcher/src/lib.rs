@@ -43,6 +43,7 @@ pub mod resume;
 pub mod show;
 pub mod supervision;
 pub mod tied;
+pub mod top;
 pub mod train;
 pub mod verify;
 pub mod watch;

@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::Parser;
 use launcher::cli::{Cli, Command, with_default_command};
 use launcher::nodes::{check, probe};
-use launcher::{agent, campaign, chaos, inspect, kubernetes, ledger, reproduce, resume, tied, train, verify};
+use launcher::{agent, campaign, chaos, inspect, kubernetes, ledger, reproduce, resume, tied, top, train, verify};
 
 fn main() -> ExitCode {
     let cli = Cli::parse_from(with_default_command(std::env::args_os()));
@@ -51,6 +51,7 @@ fn on_this_thread(command: Command) -> Result<u8> {
             Command::Chaos(args) => chaos::chaos(&args).await,
             Command::Agent(args) if args.pod => kubernetes::pod::node::agent(args).await,
             Command::Status { run, json, credentials } => inspect::status(&run, json, &credentials).await,
+            Command::Top(args) => top::top(args).await,
             Command::Stop { run, wait, credentials } => inspect::stop(&run, wait, &credentials).await,
             Command::Agent(args) => agent::run(args).await,
             Command::Coordinate(args) => kubernetes::pod::coordinate::coordinate(args).await,

@@ -205,7 +205,8 @@ pub fn in_words(duration: Duration) -> String {
 }
 
 /// "13:05:09", in UTC.
-fn time_of_day(since_1970: f64) -> String {
+#[must_use]
+pub fn time_of_day(since_1970: f64) -> String {
     let s = since_1970.max(0.0) as u64 % 86_400;
     format!("{:02}:{:02}:{:02}", s / 3_600, s % 3_600 / 60, s % 60)
 }

@@ -99,6 +99,14 @@ pub async fn ask_for_checkpoint(to: &Contact, reason: &str) -> Result<u64> {
     control(to, Action::Checkpoint, reason, None).await
 }
 
+/// Asks the coordinator for a grid of samples after the next step.
+///
+/// # Errors
+/// If it does not answer, or refuses.
+pub async fn ask_for_samples(to: &Contact, reason: &str) -> Result<u64> {
+    control(to, Action::Sample, reason, None).await
+}
+
 /// Writes a sentence into the run's journal, as an event of the kind "chaos".
 ///
 /// # Errors
