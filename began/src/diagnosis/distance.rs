@@ -55,3 +55,41 @@ pub fn ratio(m1: f64, c1: f64, m2: f64, c2: f64) -> Option<f64> {
     let ratio = spread_part(c1, c2) / (m1 - m2).powi(2);
     ratio.is_finite().then_some(ratio)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_distance_of_samples_of_two_sizes_is_scipys() {
+        // scipy 1.17.1: stats.wasserstein_distance.
+        let a: Vec<f64> = (0..60u32).map(|i| f64::from((i * i * 37 + 11 * i) % 101) / 50.0).collect();
+        let b: Vec<f64> = (0..45u32).map(|i| f64::from((i * i * 17 + 5 * i) % 89) / 40.0 + 0.3).collect();
+        let distance = wasserstein_1(&a, &b).expect("values");
+        assert!((distance - 0.516_111_111_111_111).abs() < 1e-12, "{distance}");
+        assert_eq!((wasserstein_1(&a, &[]), wasserstein_1(&a, &[f64::NAN])), (None, None));
+    }
+
+    #[test]
+    fn the_formula_is_the_papers() {
+        // Means 1 and 3, variances 4 and 9: 4 + 4 + 9 - 2 * 6 = 5; the ratio is 1 / 4.
+        assert!((gaussian(1.0, 4.0, 3.0, 9.0) - 5.0f64.sqrt()).abs() < 1e-15);
+        assert_eq!((ratio(1.0, 4.0, 3.0, 9.0), ratio(1.0, 4.0, 1.0, 9.0)), (Some(0.25), None));
+    }
+
+    proptest! {
+        #[test]
+        fn it_is_symmetric_nothing_for_the_same_and_a_shift_for_a_shift(
+            a in prop::collection::vec(-10.0f64..10.0, 1..40),
+            b in prop::collection::vec(-10.0f64..10.0, 1..40),
+            shift in -5.0f64..5.0,
+        ) {
+            let distance = |a: &[f64], b: &[f64]| wasserstein_1(a, b).expect("values");
+            prop_assert!((distance(&a, &b) - distance(&b, &a)).abs() < 1e-12);
+            prop_assert_eq!(distance(&a, &a), 0.0);
+            let moved: Vec<f64> = a.iter().map(|value| value + shift).collect();
+            prop_assert!((distance(&a, &moved) - shift.abs()).abs() < 1e-9);
+        }
+    }
+}

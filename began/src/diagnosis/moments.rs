@@ -61,8 +61,8 @@ impl Moments {
 /// D'Agostino (1970): a skewness as a standard normal score.
 fn skewness_score(skewness: f64, n: f64) -> f64 {
     let y = skewness * ((n + 1.0) * (n + 3.0) / (6.0 * (n - 2.0))).sqrt();
-    let beta2 = 3.0 * (n * n + 27.0 * n - 70.0) * (n + 1.0) * (n + 3.0)
-        / ((n - 2.0) * (n + 5.0) * (n + 7.0) * (n + 9.0));
+    let beta2 =
+        3.0 * (n * n + 27.0 * n - 70.0) * (n + 1.0) * (n + 3.0) / ((n - 2.0) * (n + 5.0) * (n + 7.0) * (n + 9.0));
     let w2 = -1.0 + (2.0 * (beta2 - 1.0)).sqrt();
     let delta = 1.0 / (0.5 * w2.ln()).sqrt();
     let alpha = (2.0 / (w2 - 1.0)).sqrt();
@@ -83,4 +83,32 @@ fn kurtosis_score(kurtosis: f64, n: f64) -> f64 {
     }
     let term = denominator.signum() * ((1.0 - 2.0 / a) / denominator.abs()).cbrt();
     (1.0 - 2.0 / (9.0 * a) - term) / (2.0 / (9.0 * a)).sqrt()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moments_and_the_test_are_scipys() {
+        // scipy 1.17.1: numpy.mean, numpy.std, stats.skew, stats.kurtosis, stats.normaltest.
+        let values: Vec<f64> = (0..60u32).map(|i| f64::from((i * i * 37 + 11 * i) % 101) / 50.0).collect();
+        let cubes: Vec<f64> = values.iter().map(|value| value.powi(3)).collect();
+        let near = |a: Option<f64>, b: f64| a.is_some_and(|a| (a - b).abs() < 1e-12 * b.abs().max(1.0));
+        let moments = Moments::of(&values).expect("values");
+        assert!(near(Some(moments.mean), 0.951_666_666_666_666_8) && near(Some(moments.std), 0.524_827_484_883_260_4));
+        assert!(near(moments.skewness, -0.107_890_155_881_608_27) && near(moments.kurtosis, -1.008_007_348_443_662));
+        assert!(near(moments.normality(), 0.026_445_381_734_713_582));
+        let moments = Moments::of(&cubes).expect("values");
+        assert!(near(moments.skewness, 1.321_318_846_941_944_3) && near(moments.kurtosis, 1.316_455_078_474_312_8));
+        assert!(near(moments.normality(), 0.000_118_781_236_969_948_1));
+    }
+
+    #[test]
+    fn of_few_or_equal_values_normality_is_not_told() {
+        assert_eq!(Moments::of(&[]), None);
+        let equal = Moments::of(&[0.1; 50]).expect("values");
+        assert_eq!((equal.skewness, equal.normality()), (None, None));
+        assert_eq!(Moments::of(&[1.0, 2.0, 4.0]).and_then(|few| few.normality()), None);
+    }
 }
