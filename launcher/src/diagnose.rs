@@ -174,6 +174,8 @@ mod tests {
     fn run(path: &Path, diversity: Option<f64>) -> Result<()> {
         let mut entries: Vec<Entry> = (0..300).map(|step| made_up::step(step, 0.5)).collect();
         for to in [100, 200, 300] {
+            // It spreads out before it collapses.
+            let diversity = if to == 100 { Some(0.9) } else { diversity };
             let window = Window { from: to - 100, to, diversity, ..Window::default() };
             let window = serde_json::to_string(&window)?;
             entries.push(Entry::Diagnosis(DiagnosisRow { step: to, lineage: 0, window }));

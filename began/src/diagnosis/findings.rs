@@ -11,6 +11,9 @@ const FEWEST_WINDOWS: usize = 6;
 /// Samples of fixed noise this much less different from each other than real images are a collapse: in small trainings those of
 /// one face for all noise lay below 0.25, recognisably different faces above 0.5.
 const COLLAPSED: f64 = 0.25;
+/// Steps before which a generator that never spread out may still do so: small trainings that ended well drew recognisably
+/// different faces by then, and at half of it looked like those that never did.
+const SPREAD_BY: usize = 2_000;
 /// Below this it is doubtful.
 const NARROW: f64 = 0.5;
 /// A distribution this skewed or with tails this heavy is not normal for any purpose; with thousands of images a test
@@ -186,6 +189,18 @@ fn collapse(course: &Course<'_>) -> Finding {
     if last < COLLAPSED {
         let run = seen.iter().rev().take_while(|(_, diversity)| *diversity < COLLAPSED).count();
         let since = seen[seen.len() - run].0;
+        if run == seen.len() && course.steps.len() < SPREAD_BY {
+            let text = format!(
+                "after {} steps it cannot be told: samples of different noise differ {last:.2} times as much as real images do ({:.2} at the \
+                 first look), and generators that end well have not spread out by then either",
+                course.steps.len(),
+                seen[0].1
+            );
+            return Finding {
+                advice: Some("train on, and look at the diversity again"),
+                ..finding(Judgement::Unknown, SUBJECT, text)
+            };
+        }
         let best = seen.iter().copied().fold((0, 0.0), |best, now| if now.1 > best.1 { now } else { best });
         let how = if run == seen.len() {
             "it never was above that: the generator never spread out".to_owned()
