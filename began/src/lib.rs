@@ -17,6 +17,7 @@
 
 pub mod config;
 pub mod cost;
+pub mod diagnosis;
 pub mod equilibrium;
 pub mod guard;
 pub mod ids;

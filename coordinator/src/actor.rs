@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 use tonic::Status;
 
+use crate::diagnosis::Collector;
 use crate::exchange::Exchange;
 use crate::history;
 use crate::inputs::InputLog;
@@ -93,6 +94,8 @@ pub struct Actor {
     pub watchers: Arc<Watchers>,
     /// Writes things down.
     pub recorder: Recorder,
+    /// Sums up what the trainers tell of single images.
+    pub diagnosis: Collector,
     /// Keeps what the machine is told, for a replay.
     pub inputs: InputLog,
     /// Which launch of the run this is.
@@ -256,6 +259,7 @@ impl Work {
                 tracing::debug!("{why}");
                 let row = StepRow { record, generation: generation.0, seconds, time, drawn };
                 self.actor.recorder.record(Record::Entry(Entry::Step(row)));
+                self.actor.diagnosis.step(record);
                 self.actor.watchers.progress(Progress {
                     step: record.step.next().0,
                     steps: self.actor.steps,
@@ -301,6 +305,7 @@ impl Work {
                 // starts in between must know of it.
                 let note = Note { step: back.to, ..self.note_now("back") };
                 self.note(&note, &history::tell(&back));
+                self.actor.diagnosis.back(back.lineage);
                 if !self.actor.recorder.sync(BACK_WAIT) {
                     let limit = BACK_WAIT.as_secs();
                     tracing::warn!(
@@ -313,6 +318,7 @@ impl Work {
             Act::Rewind(step) => {
                 tracing::debug!("{why}");
                 self.actor.recorder.record(Record::Entry(Entry::Rewind(step)));
+                self.actor.diagnosis.rewind(step);
             }
             Act::Answer { ticket, answer } => {
                 if let Some(reply) = self.replies.remove(&ticket) {

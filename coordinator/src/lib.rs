@@ -10,6 +10,7 @@
 //! | [`inputs`], [`replay`] | what the machine was told, and telling it again |
 //! | [`exchange`] | the key-value rendezvous of a generation |
 //! | [`watchers`] | progress and events for whoever looks on |
+//! | [`diagnosis`] | what trainers tell of single images, beside the machine |
 //! | [`recorder`] | journal, TensorBoard and manifest, on a thread of their own |
 //! | [`gate`], [`rights`] | who is let in, and who may call what |
 //! | [`service`] | the gRPC face |
@@ -18,6 +19,7 @@
 //! No torch, and nothing on a step's path that touches a disk.
 
 pub mod actor;
+pub mod diagnosis;
 pub mod exchange;
 pub mod gate;
 pub mod history;

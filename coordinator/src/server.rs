@@ -21,6 +21,7 @@ use tonic::transport::Server;
 
 pub use crate::actor::Outcome;
 use crate::actor::{Actor, INCOMING, Input};
+use crate::diagnosis::{Collecting, Collector};
 use crate::exchange::Exchange;
 use crate::gate::turned_away::TurnedAway;
 use crate::gate::{self, Limits};
@@ -138,6 +139,7 @@ pub struct Coordinator {
     inputs: mpsc::Sender<Input>,
     outcome: oneshot::Receiver<Outcome>,
     recording: Recording,
+    collecting: Collecting,
     actor: JoinHandle<()>,
     server: JoinHandle<Result<(), tonic::transport::Error>>,
     guarded: &'static str,
@@ -191,6 +193,7 @@ impl Coordinator {
         let durable = Arc::new(AtomicU64::new(plan.recorded.0));
         let kept = postcard::to_stdvec(&plan)
             .map_err(|error| StartError::Start { what: "the journal of decisions", error: error.to_string() })?;
+        let (lineage, recent) = (plan.lineage, plan.recent.clone());
         let machine = Machine::new(plan)?;
 
         let cannot_listen = |error| StartError::Listen { address: options.listen.clone(), error };
@@ -209,6 +212,8 @@ impl Coordinator {
             .map_err(|error| StartError::Start { what: "the recorder's thread", error: error.to_string() })?;
 
         let recorder = if options.journal { recorder } else { recorder.silenced() };
+        let (diagnosis, collecting) = Collector::start(config.clone(), lineage, &recent, recorder.clone())
+            .map_err(|error| StartError::Start { what: "the diagnosis' thread", error: error.to_string() })?;
         let exchange = Arc::new(Exchange::new(manifest.run.clone()));
         let watchers = Arc::new(Watchers::default());
         let letterhead = Letterhead {
@@ -224,6 +229,7 @@ impl Coordinator {
             exchange: exchange.clone(),
             watchers: watchers.clone(),
             recorder,
+            diagnosis: diagnosis.clone(),
             inputs: InputLog,
             launch: manifest.launches.len() as u32,
             steps: config.run.steps,
@@ -236,7 +242,7 @@ impl Coordinator {
         let (told, outcome) = oneshot::channel();
         let actor = tokio::spawn(actor.run(taken, told));
         let turned_away = Arc::new(TurnedAway::new(complaint(inputs.clone())));
-        let face = Face::new(inputs.clone(), exchange, watchers, turned_away.clone());
+        let face = Face::new(inputs.clone(), exchange, watchers, turned_away.clone(), diagnosis);
         let (shut_down, asked) = oneshot::channel();
         let guarded = guard.in_words();
         let tls = guard.is_secure();
@@ -251,6 +257,7 @@ impl Coordinator {
             inputs,
             outcome,
             recording,
+            collecting,
             actor,
             server,
             guarded,
@@ -281,13 +288,16 @@ impl Coordinator {
     /// Waits for the run to end, writes everything down and shuts the server down. Takes at most the time to flush and a
     /// grace for clients, once the run has ended.
     pub async fn finished(self) -> Outcome {
-        let Self { run, outcome, recording, actor, mut server, shut_down, turned_away, _lock, .. } = self;
+        let Self { run, outcome, recording, collecting, actor, mut server, shut_down, turned_away, _lock, .. } = self;
         let outcome = outcome.await.unwrap_or_else(|_| Outcome {
             failed: true,
             reason: "the coordinator's own task ended: this is a defect of the coordinator".into(),
             step: Step(0),
         });
-        let flushed = tokio::task::spawn_blocking(move || recording.finish(FLUSH));
+        let flushed = tokio::task::spawn_blocking(move || {
+            collecting.finish(GRACE);
+            recording.finish(FLUSH);
+        });
         let _ = flushed.await;
         let _ = shut_down.send(());
         // Streams end behind their last message; who does not read is cut off.

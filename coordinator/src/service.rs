@@ -17,6 +17,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::actor::{Input, OUTGOING, Outlet};
+use crate::diagnosis::Collector;
 use crate::exchange::Exchange;
 use crate::gate::Peer;
 use crate::gate::pace::Pace;
@@ -39,6 +40,7 @@ pub struct Face {
     exchange: Arc<Exchange>,
     watchers: Arc<Watchers>,
     turned_away: Arc<TurnedAway>,
+    diagnosis: Collector,
     connections: AtomicU64,
 }
 
@@ -50,8 +52,9 @@ impl Face {
         exchange: Arc<Exchange>,
         watchers: Arc<Watchers>,
         turned_away: Arc<TurnedAway>,
+        diagnosis: Collector,
     ) -> Self {
-        Self { actor, exchange, watchers, turned_away, connections: AtomicU64::new(0) }
+        Self { actor, exchange, watchers, turned_away, diagnosis, connections: AtomicU64::new(0) }
     }
 
     /// Asks the actor, with a bound.
@@ -80,7 +83,8 @@ impl Coordinator for Face {
         let (queue, outgoing) = mpsc::channel(OUTGOING);
         // The answer goes out at once: a client may wait for its headers before it sends a hello.
         let stranger = Stranger { peer: request.extensions().get().cloned(), turned_away: self.turned_away.clone() };
-        tokio::spawn(listen(connection, request.into_inner(), queue, self.actor.clone(), stranger));
+        let ends = (self.actor.clone(), self.diagnosis.clone());
+        tokio::spawn(listen(connection, request.into_inner(), queue, ends, stranger));
         Ok(Response::new(ReceiverStream::new(outgoing)))
     }
 
@@ -131,7 +135,7 @@ async fn listen(
     connection: ConnectionId,
     mut incoming: Streaming<TrainerMessage>,
     queue: mpsc::Sender<Result<CoordinatorMessage, Status>>,
-    actor: mpsc::Sender<Input>,
+    (actor, diagnosis): (mpsc::Sender<Input>, Collector),
     stranger: Stranger,
 ) {
     let pace = Pace::of_messages();
@@ -161,6 +165,17 @@ async fn listen(
             },
             // The actor dropped the outlet: it was refused, or told to stop.
             _ = &mut closed => return,
+        };
+        let message = match message.body {
+            Some(trainer_message::Body::Images(images)) => {
+                diagnosis.images(images);
+                continue;
+            }
+            Some(trainer_message::Body::Sample(ref sample)) => {
+                diagnosis.diversity(sample.step, sample.diversity);
+                message
+            }
+            _ => message,
         };
         match wire::said(message) {
             Ok(said) => {

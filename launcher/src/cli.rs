@@ -11,12 +11,14 @@ use began_credentials::{Arguments, Mode};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 mod campaign;
+mod diagnosis;
 mod durations;
 mod faults;
 mod kubernetes;
 mod place;
 
 pub use campaign::CampaignArgs;
+pub use diagnosis::{CompareArgs, DiagnoseArgs};
 use durations::seconds;
 pub use faults::{ChaosArgs, Fault};
 pub use kubernetes::{Access, CoordinateArgs, Keys, KubernetesArgs, Monitoring, PodDevice};
@@ -73,6 +75,10 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// What happened to a run's equilibrium, in words: whether it collapsed, what went wrong, what to try
+    Diagnose(DiagnoseArgs),
+    /// Several runs side by side: what they were told, how they went, how they came out
+    Compare(CompareArgs),
     /// One run on several shapes, with and without faults, and a table of the digests
     Campaign(CampaignArgs),
     /// Look at the nodes as before a run, and start none
@@ -464,6 +470,8 @@ mod tests {
             "verify",
             "reproduce",
             "ledger",
+            "diagnose",
+            "compare",
             "chaos",
             "campaign",
             "check",

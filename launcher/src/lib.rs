@@ -14,6 +14,7 @@
 //! | [`watch`], [`show`], [`ending`] | the coordinator's words, what people see of them, and the last of it |
 //! | [`verify`], [`reproduce`] | whether two runs are one; the second one computed for that |
 //! | [`inspect`], [`ledger`] | where a run stands; which samples it drew |
+//! | [`diagnose`] | what happened to a run's equilibrium; several runs side by side |
 //! | [`kubernetes`] | the manifests of a run on Kubernetes, and what its pods start |
 //! | [`campaign`] | one run on several shapes, and a table of its digests |
 //! | [`chaos`] | making things go wrong in a running run |
@@ -29,6 +30,7 @@ pub mod cli;
 pub mod configure;
 pub mod credentials;
 pub mod devices;
+pub mod diagnose;
 pub mod ending;
 pub mod inspect;
 pub mod kubernetes;

@@ -7,7 +7,9 @@ use anyhow::Result;
 use clap::Parser;
 use launcher::cli::{Cli, Command, with_default_command};
 use launcher::nodes::{check, probe};
-use launcher::{agent, campaign, chaos, inspect, kubernetes, ledger, reproduce, resume, tied, top, train, verify};
+use launcher::{
+    agent, campaign, chaos, diagnose, inspect, kubernetes, ledger, reproduce, resume, tied, top, train, verify,
+};
 
 fn main() -> ExitCode {
     let cli = Cli::parse_from(with_default_command(std::env::args_os()));
@@ -17,6 +19,8 @@ fn main() -> ExitCode {
         }
         Command::Probe => probe::probe(),
         Command::Campaign(args) => campaign::campaign(&args),
+        Command::Diagnose(args) => diagnose::diagnose(&args),
+        Command::Compare(args) => diagnose::compare(&args),
         Command::Digest { run } => inspect::digest(&run),
         Command::Ledger { run, data, json } => ledger::ledger(&run, data.as_deref(), json),
         Command::Kubernetes(args) => kubernetes::kubernetes(&args),
@@ -58,6 +62,8 @@ fn on_this_thread(command: Command) -> Result<u8> {
             Command::Tied { .. }
             | Command::Probe
             | Command::Campaign(_)
+            | Command::Diagnose(_)
+            | Command::Compare(_)
             | Command::Digest { .. }
             | Command::Verify { .. }
             | Command::Ledger { .. }

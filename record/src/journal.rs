@@ -37,10 +37,12 @@ const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS inputs (
         id INTEGER PRIMARY KEY, start INTEGER NOT NULL, first INTEGER NOT NULL, count INTEGER NOT NULL,
         data BLOB NOT NULL);
+    CREATE TABLE IF NOT EXISTS diagnosis (step INTEGER PRIMARY KEY, lineage INTEGER NOT NULL, window TEXT NOT NULL);
 ";
 
 /// The tables, for salvage: those that people read first.
-const TABLES: [&str; 8] = ["steps", "draws", "events", "digests", "tensor_digests", "leases", "starts", "inputs"];
+const TABLES: [&str; 9] =
+    ["steps", "draws", "events", "digests", "tensor_digests", "leases", "starts", "diagnosis", "inputs"];
 
 /// Something to be kept.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,6 +57,8 @@ pub enum Entry {
     Lease(LeaseRow),
     /// Steps, digests and draws from this step on are forgotten: they are computed again.
     Rewind(Step),
+    /// What single images say about a window of steps.
+    Diagnosis(DiagnosisRow),
     /// What the coordinator's machine was told: a part of what it takes to replay it.
     Inputs(InputsRow),
 }
@@ -68,6 +72,17 @@ pub struct StartRow {
     pub time: f64,
     /// What its machine started from, in the coordinator's own form.
     pub plan: Vec<u8>,
+}
+
+/// A row of `diagnosis`: a window of steps, summed up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiagnosisRow {
+    /// The first step behind the window.
+    pub step: u64,
+    /// How often the run had gone back before.
+    pub lineage: u64,
+    /// [`began::diagnosis::Window`] as JSON.
+    pub window: String,
 }
 
 /// A row of `inputs`: consecutive events of the coordinator's machine.
@@ -378,6 +393,23 @@ impl Journal {
         )
     }
 
+    /// Windows of the diagnosis, in order; none in a journal from before there were any.
+    ///
+    /// # Errors
+    /// If the journal cannot be read.
+    pub fn diagnosis(&self) -> Result<Vec<DiagnosisRow>, RecordError> {
+        if !self.has_table("diagnosis")? {
+            return Ok(Vec::new());
+        }
+        self.rows("SELECT step, lineage, window FROM diagnosis ORDER BY step", |row| {
+            Ok(DiagnosisRow {
+                step: row.get::<_, i64>(0)? as u64,
+                lineage: row.get::<_, i64>(1)? as u64,
+                window: row.get(2)?,
+            })
+        })
+    }
+
     /// All events, oldest first.
     ///
     /// # Errors
@@ -476,6 +508,7 @@ impl Journal {
 /// Of the state at `step` itself the digest stays: it is where the steps begin again.
 fn forget_from(transaction: &rusqlite::Transaction<'_>, step: i64) -> rusqlite::Result<usize> {
     transaction.execute("DELETE FROM draws WHERE step >= ?1", [step])?;
+    transaction.execute("DELETE FROM diagnosis WHERE step > ?1", [step])?;
     transaction.execute("DELETE FROM digests WHERE step > ?1", [step])?;
     transaction.execute("DELETE FROM tensor_digests WHERE step > ?1", [step])?;
     transaction.execute("DELETE FROM steps WHERE step >= ?1", [step])
@@ -529,6 +562,9 @@ fn write_all(db: &mut Connection, entries: &[Entry]) -> rusqlite::Result<()> {
                 ])?
             }
             Entry::Rewind(step) => forget_from(&transaction, step.0 as i64)?,
+            Entry::Diagnosis(row) => transaction
+                .prepare_cached("INSERT OR REPLACE INTO diagnosis VALUES (?1, ?2, ?3)")?
+                .execute(params![row.step as i64, row.lineage as i64, row.window])?,
             Entry::Inputs(row) => transaction
                 .prepare_cached("INSERT INTO inputs (start, first, count, data) VALUES (?1, ?2, ?3, ?4)")?
                 .execute(params![row.start as i64, row.first as i64, row.count as i64, row.data])?,

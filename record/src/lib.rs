@@ -13,7 +13,9 @@ pub mod tensorboard;
 
 pub use checkpoint::{Checkpoint, CheckpointState, FORMAT as CHECKPOINT_FORMAT, hash};
 pub use error::RecordError;
-pub use journal::{DigestRow, Entry, EventRow, InputsRow, Journal, LeaseRow, StartRow, StepRow, TensorDigest};
+pub use journal::{
+    DiagnosisRow, DigestRow, Entry, EventRow, InputsRow, Journal, LeaseRow, StartRow, StepRow, TensorDigest,
+};
 pub use manifest::{Launch, LaunchedTrainer, RunManifest};
 pub use run_dir::{Announcement, RunDir, RunLock, write_atomically};
 pub use survey::Survey;

@@ -70,6 +70,8 @@ pub enum Say {
     },
     /// The state it holds whole from now on; none while it is being overwritten.
     Holds(Option<Step>),
+    /// The losses of single images, for the diagnosis: said once, and lost with the stream.
+    Images(wire::ImageLosses),
     /// The digest of the state.
     Digest(wire::StateDigest),
     /// A checkpoint was written, or could not be.
@@ -280,6 +282,7 @@ impl Protocol {
                 self.held = step;
                 return;
             }
+            Say::Images(images) => Up::Images(images),
             Say::Digest(digest) => Up::Digest(digest),
             Say::Checkpoint(written) => Up::Checkpoint(written),
             Say::Sample(written) => Up::Sample(written),

@@ -11,6 +11,7 @@
 //! | [`optimizer`], [`state`] | Adam, and what moves when a step is committed |
 //! | [`feed`], [`leases`] | what goes into a step: leased shards, noise |
 //! | [`transfer`] | its way to the device, and the losses' way back |
+//! | [`images`] | what is measured of single images, for the diagnosis |
 //! | [`membership`] | one generation after the other: peers, state, training, leaving |
 //! | [`training`], [`duties`] | the loop; what is done outside the step |
 //! | [`coordination`], [`session`], [`exchange`] | the coordinator, as the loop sees it and over gRPC |
@@ -35,6 +36,7 @@ pub mod feed;
 pub mod flat;
 pub mod flip;
 pub mod heal;
+pub mod images;
 pub mod kernels;
 pub mod leases;
 pub mod membership;

@@ -11,6 +11,7 @@
 use anyhow::Result;
 use tch::Tensor;
 
+use crate::images::{Measure, Measured};
 use crate::network::Parameters;
 use crate::state::State;
 use crate::transfer::PendingLosses;
@@ -22,6 +23,8 @@ pub struct Settings {
     pub norm: u32,
     /// The vanishing residual's carry in this step.
     pub carry: f64,
+    /// What is measured of single images beside the losses.
+    pub measure: Measure,
 }
 
 /// Flat gradients and their views, one set a network; used again step after step.
@@ -66,6 +69,8 @@ pub struct LanePass {
     image: Tensor,
     /// Gradient of `L_fake` over `image`.
     image_gradient: Tensor,
+    /// What was measured of single images.
+    images: Option<Measured>,
 }
 
 impl LanePass {
@@ -98,10 +103,11 @@ impl LanePass {
         g_fake: &GradientBuffer,
         mark: &mut dyn FnMut(&'static str) -> Result<()>,
     ) -> Result<Self> {
-        let Settings { norm, carry } = settings;
+        let Settings { norm, carry, measure } = settings;
         let d = &state.discriminator;
 
-        let real = reconstruction_loss(x, &d.forward(x, carry)?, norm)?;
+        let again = d.forward(x, carry)?;
+        let real = reconstruction_loss(x, &again, norm)?;
         mark("D forward, real")?;
         g_real.store(&torch_ext::grad(&real, None, &d.parameters.leaves)?)?;
         mark("D backward, real")?;
@@ -110,14 +116,16 @@ impl LanePass {
         mark("G forward")?;
         // A leaf of its own, so that D's backward stops here and D's gradients can leave before G's are begun.
         let leaf = image.f_detach()?.f_set_requires_grad(true)?;
-        let fake = reconstruction_loss(&leaf, &d.forward(&leaf, carry)?, norm)?;
+        let fake_again = d.forward(&leaf, carry)?;
+        let fake = reconstruction_loss(&leaf, &fake_again, norm)?;
         mark("D forward, fake")?;
         let inputs: Vec<&Tensor> = d.parameters.leaves.iter().chain([&leaf]).collect();
         let mut gradients = torch_ext::grad(&fake, None, &inputs)?;
         let image_gradient = gradients.pop().ok_or_else(|| anyhow::anyhow!("no gradient for the generated images"))?;
         g_fake.store(&gradients)?;
         mark("D backward, fake")?;
-        Ok(Self { real: real.f_detach()?, fake: fake.f_detach()?, image, image_gradient })
+        let images = measure.images((x, &again), (&leaf, &fake_again), norm)?;
+        Ok(Self { real: real.f_detach()?, fake: fake.f_detach()?, image, image_gradient, images })
     }
 
     /// The lane's losses on their way to the host, with which samples it `drawn`; nothing waits for them here.
@@ -125,7 +133,7 @@ impl LanePass {
     /// # Errors
     /// If memory is short.
     pub fn losses(&self, drawn: u64) -> Result<PendingLosses> {
-        PendingLosses::start(&self.real, &self.fake, drawn)
+        PendingLosses::start(&self.real, &self.fake, self.images.as_ref(), drawn)
     }
 
     /// G's backward, into its buffer.

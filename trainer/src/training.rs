@@ -22,6 +22,7 @@ use crate::coordination::Coordination;
 use crate::digest::digest;
 use crate::feed::{self, Feed};
 use crate::flip::Flip;
+use crate::images::Measure;
 use crate::pool::Pool;
 use crate::reduce::{Gradient, Place};
 use crate::reduction_thread::{Reduced, ReductionThread};
@@ -184,12 +185,14 @@ impl Trainer<'_> {
             return Err(Interrupt::End(self.await_stop(generation)?));
         }
         let carry = began::equilibrium::carry(step, self.config.objective.carry_steps);
-        let settings = Settings { norm: self.config.objective.norm, carry };
+        let measure = Measure::in_step(self.config, step);
+        let settings = Settings { norm: self.config.objective.norm, carry, measure };
         let lanes = generation.place.my_lanes();
         let mut d_fold = Fold::new(generation.place.lanes);
         let mut g_fold = Fold::new(generation.place.lanes);
         let mut pending = Vec::with_capacity(lanes.len());
         let mut losses = Vec::new();
+        let mut images = Vec::new();
         let mut now = None;
         for lane in lanes.clone() {
             self.look_up(generation)?;
@@ -221,7 +224,7 @@ impl Trainer<'_> {
             if last {
                 // On a CPU they are there; a GPU is given G's backward first, so that it has work while the host waits.
                 if pending.last().is_some_and(|last| matches!(last.is_there(), Ok(true))) {
-                    losses = self.arrived(&mut pending)?;
+                    (losses, images) = self.arrived(&mut pending)?;
                     self.report(&losses, lanes.start, step, generation);
                 }
                 let d_fold = std::mem::replace(&mut d_fold, Fold::new(generation.place.lanes));
@@ -232,7 +235,7 @@ impl Trainer<'_> {
             pass.generator_gradient(generation.state, generation.g_pool.get(g))?;
             generation.g_pool.fold(&mut g_fold, lane, g)?;
             if last && losses.is_empty() {
-                losses = self.arrived(&mut pending)?;
+                (losses, images) = self.arrived(&mut pending)?;
                 self.report(&losses, lanes.start, step, generation);
             }
         }
@@ -240,6 +243,8 @@ impl Trainer<'_> {
             return Err(anyhow!("rank {} holds no lanes", generation.place.rank).into());
         };
         generation.reduction.generator(generation.g_pool.partials(g_fold), losses)?;
+        // Behind everything that others wait for.
+        self.tell_of_images(images, lanes.start, step);
         let (d_gradient, (g_gradient, all)) = self.await_sums(generation)?;
         self.session.activity().enter(Phase::Compute);
         generation.state.commit(&d_gradient, &g_gradient, equilibrium.rate, self.config)?;
@@ -257,9 +262,20 @@ impl Trainer<'_> {
     }
 
     /// The losses of all lanes so far, once the device has computed them.
-    fn arrived(&self, pending: &mut Vec<PendingLosses>) -> Result<Vec<LaneLosses>> {
+    fn arrived(&self, pending: &mut Vec<PendingLosses>) -> Result<(Vec<LaneLosses>, Vec<Option<wire::LaneImages>>)> {
         let patience = Duration::from_secs_f64(self.config.run.step_timeout);
-        pending.drain(..).map(|losses| losses.wait(patience)).collect()
+        let all: Vec<_> = pending.drain(..).map(|losses| losses.wait(patience)).collect::<Result<_>>()?;
+        Ok(all.into_iter().unzip())
+    }
+
+    /// What the diagnosis is told, where this step is one of those that are measured.
+    fn tell_of_images(&self, images: Vec<Option<wire::LaneImages>>, first_lane: u32, step: Step) {
+        let lanes = (first_lane..).zip(images);
+        let lanes: Vec<_> =
+            lanes.filter_map(|(lane, images)| images.map(|images| wire::LaneImages { lane, ..images })).collect();
+        if !lanes.is_empty() {
+            self.session.say(Say::Images(wire::ImageLosses { step: step.0, lanes }));
+        }
     }
 
     fn report(&self, losses: &[LaneLosses], first_lane: u32, step: Step, generation: &mut Generation<'_>) {

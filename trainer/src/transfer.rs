@@ -7,8 +7,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use began::LaneLosses;
+use began_proto::v1::LaneImages;
 use tch::{Device, Tensor};
 use torch_ext::stream::{Event, Stream};
+
+use crate::images::Measured;
 
 /// The way to the device.
 #[derive(Debug)]
@@ -59,6 +62,8 @@ const PAUSE: Duration = Duration::from_micros(20);
 pub struct PendingLosses {
     /// L(x) and L(G(z)); whole once `there` is done.
     values: Tensor,
+    /// What is known of single images, on the same way.
+    images: Option<Measured>,
     there: Event,
     drawn: u64,
 }
@@ -68,13 +73,14 @@ impl PendingLosses {
     ///
     /// # Errors
     /// If memory is short or the device refuses.
-    pub fn start(real: &Tensor, fake: &Tensor, drawn: u64) -> Result<Self> {
+    pub fn start(real: &Tensor, fake: &Tensor, images: Option<&Measured>, drawn: u64) -> Result<Self> {
         let device = real.device();
         let both = Tensor::f_stack(&[real, fake], 0)?;
         let values = if device == Device::Cpu { both } else { torch_ext::to_host(&both)? };
+        let images = images.map(Measured::to_host).transpose()?;
         let mut there = Event::new(device, false)?;
         there.record(Stream::current(device)?)?;
-        Ok(Self { values, there, drawn })
+        Ok(Self { values, images, there, drawn })
     }
 
     /// Whether they are there.
@@ -89,7 +95,7 @@ impl PendingLosses {
     ///
     /// # Errors
     /// If the device failed, or is not done by then.
-    pub fn wait(self, patience: Duration) -> Result<LaneLosses> {
+    pub fn wait(self, patience: Duration) -> Result<(LaneLosses, Option<LaneImages>)> {
         let started = Instant::now();
         while !self.is_there()? {
             if started.elapsed() > patience {
@@ -97,11 +103,12 @@ impl PendingLosses {
             }
             thread::sleep(PAUSE);
         }
-        Ok(LaneLosses {
+        let losses = LaneLosses {
             real: self.values.f_double_value(&[0])?,
             fake: self.values.f_double_value(&[1])?,
             drawn: self.drawn,
-        })
+        };
+        Ok((losses, self.images.map(Measured::read).transpose()?))
     }
 }
 
@@ -117,9 +124,9 @@ mod tests {
         assert_eq!(Vec::<f64>::try_from(&sent)?, [1.0, 2.0]);
         for kind in [Kind::Float, Kind::Double] {
             let loss = |value: f64| Tensor::from(value).to_kind(kind);
-            let pending = PendingLosses::start(&loss(0.1), &loss(0.25), 7)?;
+            let pending = PendingLosses::start(&loss(0.1), &loss(0.25), None, 7)?;
             assert!(pending.is_there()?);
-            let losses = pending.wait(Duration::ZERO)?;
+            let (losses, _) = pending.wait(Duration::ZERO)?;
             // The very value of the tensor, whatever its kind.
             let expected = if kind == Kind::Float { f64::from(0.1f32) } else { 0.1 };
             assert_eq!((losses.real, losses.fake, losses.drawn), (expected, 0.25, 7));

@@ -21,6 +21,7 @@ use tch::{Device, Kind, Tensor};
 use crate::arithmetic::{Arithmetic, Skip, Upsampling};
 use crate::device::{self, DeviceChoice};
 use crate::flat::Layout;
+use crate::images::Measure;
 use crate::reduce::{Gradient, Place, Reducer, add};
 use crate::state::State;
 use crate::step::{GradientBuffer, LanePass, Settings, combine};
@@ -228,12 +229,12 @@ impl Conform {
             let x = torch_ext::channels_last(&fixture.get(&at("x"), &image, kind)?.f_to_device(device)?)?;
             let z = fixture.get(&at("z"), &[batch, latent], kind)?.f_to_device(device)?;
 
-            let settings = Settings { norm: config.objective.norm, carry };
+            let settings = Settings { norm: config.objective.norm, carry, measure: Measure::NOTHING };
             let recon = tch::no_grad(|| state.discriminator.forward(&x, carry))?;
             report.compare(&at("recon_real"), &recon, &fixture.get(&at("recon_real"), &image, Kind::Double)?)?;
             let pass = LanePass::run(&state, &x, &z, settings, &g_real, &g_fake)?;
             report.compare(&at("fake"), &pass.image(), &fixture.get(&at("fake"), &image, Kind::Double)?)?;
-            let losses = pass.losses(0)?.wait(DEVICE)?;
+            let (losses, _) = pass.losses(0)?.wait(DEVICE)?;
             combine(&g_real, &g_fake, now.k)?;
             pass.generator_gradient(&state, &g_generator)?;
 

@@ -3,6 +3,8 @@
 //! It decides nothing. Each stream has a number; what comes of one that was given up already is dropped.
 
 use std::path::PathBuf;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -16,6 +18,7 @@ use began_record::RunDir;
 use began_session::{Identity, Input, News, Output, Protocol, Say, Settings, TICK};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::MissedTickBehavior;
+use tokio_stream::StreamExt;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 
@@ -25,6 +28,8 @@ use crate::leases::LeaseTable;
 
 /// A stream whose other end does not answer is given up after about this long.
 const KEEPALIVE: Duration = Duration::from_secs(2);
+/// Measurements for the diagnosis that may wait for a slow stream; more are dropped.
+const IMAGES: usize = 64;
 /// How long a trainer that was put out of the run has to end by itself.
 const LAST_ACT: Duration = Duration::from_secs(5);
 
@@ -75,6 +80,8 @@ pub(super) struct Driver {
     up: Option<UnboundedSender<TrainerMessage>>,
     task: Option<tokio::task::JoinHandle<()>>,
     wires: (UnboundedSender<Numbered>, UnboundedReceiver<Numbered>),
+    /// Measurements for the diagnosis that wait for the stream that is open now.
+    images: Arc<AtomicUsize>,
 }
 
 impl Driver {
@@ -98,6 +105,7 @@ impl Driver {
             up: None,
             task: None,
             wires: unbounded_channel(),
+            images: Arc::default(),
         })
     }
 
@@ -160,10 +168,14 @@ impl Driver {
     }
 
     fn send(&self, message: TrainerMessage) {
-        if let Some(up) = &self.up {
-            // A stream that is closed says so itself.
-            let _ = up.send(message);
+        let Some(up) = &self.up else { return };
+        if matches!(message.body, Some(Up::Images(_)))
+            && self.images.fetch_update(Relaxed, Relaxed, |waiting| (waiting < IMAGES).then_some(waiting + 1)).is_err()
+        {
+            return;
         }
+        // A stream that is closed says so itself.
+        let _ = up.send(message);
     }
 
     fn disconnect(&mut self) {
@@ -178,8 +190,11 @@ impl Driver {
         self.disconnect();
         let (number, wires) = (self.attempt, self.wires.0.clone());
         let (address, credentials) = (self.where_to(), self.credentials.clone());
+        // Of its own for every stream: what waited for the last one is gone.
+        self.images = Arc::default();
+        let images = self.images.clone();
         self.task = Some(tokio::spawn(async move {
-            let ended = carry((&address, &credentials), number, &wires).await;
+            let ended = carry((&address, &credentials), number, &wires, images).await;
             let reason = match ended {
                 Ok(()) => "the coordinator closed the stream".to_owned(),
                 Err(error) => format!("{error:#}"),
@@ -211,13 +226,24 @@ fn endpoint(address: &str) -> Result<Endpoint> {
 }
 
 /// Opens a stream and carries what comes down it, to its end.
-async fn carry((address, credentials): (&str, &Client), number: u64, wires: &UnboundedSender<Numbered>) -> Result<()> {
+async fn carry(
+    (address, credentials): (&str, &Client),
+    number: u64,
+    wires: &UnboundedSender<Numbered>,
+    images: Arc<AtomicUsize>,
+) -> Result<()> {
     let channel = credentials.connect(endpoint(address)?, address).await?;
     let mut client = CoordinatorClient::new(channel.clone())
         .max_decoding_message_size(began_proto::MAX_MESSAGE)
         .max_encoding_message_size(began_proto::MAX_MESSAGE);
     let (up, sent) = unbounded_channel();
-    let mut down = client.session(UnboundedReceiverStream::new(sent)).await?.into_inner();
+    let sent = UnboundedReceiverStream::new(sent).map(move |message: TrainerMessage| {
+        if matches!(message.body, Some(Up::Images(_))) {
+            let _ = images.fetch_update(Relaxed, Relaxed, |waiting| waiting.checked_sub(1));
+        }
+        message
+    });
+    let mut down = client.session(sent).await?.into_inner();
     let _ = wires.send((number, Wire::Opened(up, channel)));
     while let Some(message) = down.message().await? {
         if wires.send((number, Wire::Received(Box::new(message)))).is_err() {

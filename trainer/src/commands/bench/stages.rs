@@ -8,6 +8,7 @@ use tch::{Device, Kind, Tensor};
 use torch_ext::stream::{Event, Stream};
 
 use super::{median, round3};
+use crate::images::Measure;
 use crate::reduce::Gradient;
 use crate::state::State;
 use crate::step::{GradientBuffer, LanePass, Settings, combine};
@@ -86,7 +87,7 @@ impl Stages {
         let x = torch_ext::channels_last(&image.f_mul_scalar(2.0)?.f_sub_scalar(1.0)?.f_to_kind(kind)?)?;
         let noise = Tensor::f_rand([i64::from(batch), i64::from(model.latent)], (Kind::Float, device))?;
         let z = noise.f_mul_scalar(2.0)?.f_sub_scalar(1.0)?.f_to_kind(kind)?;
-        let settings = Settings { norm: 1, carry: 0.0 };
+        let settings = Settings { norm: 1, carry: 0.0, measure: Measure::NOTHING };
         let config = RunConfig::default();
         let d = |state: &State| GradientBuffer::new(&state.discriminator.parameters, 0);
         let (g_real, g_fake) = (d(state)?, d(state)?);
