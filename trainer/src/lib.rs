@@ -17,10 +17,13 @@
 //! | [`peers`], [`heal`] | finding the peers; handing the state around |
 //! | [`checkpoint`], [`checkpoint_writer`], [`digest`], [`pictures`] | what is written, hashed and shown |
 //! | [`flip`] | a fault for tests |
+//! | [`evaluation`] | scores of images against real ones |
+//! | [`latent`], [`inversion`], [`animation`] | using a model: ways through noise, the noise of an image, pictures that move |
 //! | [`device`] | the process's device and its ties to whoever started it |
 //! | [`commands`] | what the command line offers |
 
 pub mod activation;
+pub mod animation;
 pub mod arithmetic;
 pub mod checkpoint;
 pub mod checkpoint_writer;
@@ -30,12 +33,15 @@ pub mod coordination;
 pub mod device;
 pub mod digest;
 pub mod duties;
+pub mod evaluation;
 pub mod exchange;
 pub mod feed;
 pub mod flat;
 pub mod flip;
 pub mod heal;
+pub mod inversion;
 pub mod kernels;
+pub mod latent;
 pub mod leases;
 pub mod membership;
 pub mod network;
