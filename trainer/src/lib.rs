@@ -16,6 +16,7 @@
 //! | [`coordination`], [`session`], [`exchange`] | the coordinator, as the loop sees it and over gRPC |
 //! | [`peers`], [`heal`] | finding the peers; handing the state around |
 //! | [`checkpoint`], [`checkpoint_writer`], [`digest`], [`pictures`] | what is written, hashed and shown |
+//! | [`pickle`] | PyTorch's old weight files, read without executing them |
 //! | [`flip`] | a fault for tests |
 //! | [`evaluation`] | scores of images against real ones |
 //! | [`latent`], [`inversion`], [`animation`] | using a model: ways through noise, the noise of an image, pictures that move |
@@ -47,6 +48,7 @@ pub mod membership;
 pub mod network;
 pub mod optimizer;
 pub mod peers;
+pub mod pickle;
 pub mod pictures;
 pub mod pool;
 pub mod reduce;

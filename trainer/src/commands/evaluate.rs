@@ -62,14 +62,7 @@ struct Report {
     data_digest: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     step: Option<u64>,
-    /// By what was judged: `live` and `average` for a model, `images` for images.
-    scores: Vec<(String, Scores)>,
-}
-
-/// One set to be judged.
-struct Candidate {
-    name: String,
-    images: Tensor,
+    scores: Scores,
 }
 
 impl Evaluate {
@@ -94,21 +87,17 @@ impl Evaluate {
             None => Features::built_in(device)?,
         };
         let count = data.len().min(self.count.into());
-        let (candidates, step) = self.candidates(&data, count, device)?;
+        let (images, step) = self.images(&data, count, device)?;
         // As many of each: distances between sets of different sizes are not comparable with others.
-        let count = candidates.iter().map(|set| set.images.size()[0]).min().unwrap_or(0).min(count as i64);
+        let count = images.size()[0].min(count as i64);
         if count < i64::from(self.count) {
             eprintln!("there are {count} images of each kind to compare, fewer than --count {}", self.count);
         }
         let real = of_data(&data, count as u64, self.seed)?;
         let judge = Judge::new(real, &features, self.seed, device, self.progress("features of real images", count))?;
-        let mut scores = Vec::new();
-        for set in candidates {
-            let progress = self.progress("features of the judged images", count);
-            let found = judge.judge(&set.images.f_narrow(0, 0, count)?, progress)?;
-            print(&set.name, step, &found);
-            scores.push((set.name, found));
-        }
+        let progress = self.progress("features of the judged images", count);
+        let scores = judge.judge(&images.f_narrow(0, 0, count)?, progress)?;
+        print(&self.what, step, &scores);
         if let Some(out) = &self.out {
             let report = Report {
                 what: self.what.display().to_string(),
@@ -122,7 +111,7 @@ impl Evaluate {
         Ok(())
     }
 
-    fn candidates(&self, data: &DataSet, count: u64, device: Device) -> Result<(Vec<Candidate>, Option<u64>)> {
+    fn images(&self, data: &DataSet, count: u64, device: Device) -> Result<(Tensor, Option<u64>)> {
         let size = data.size();
         if is_model(&self.what) {
             let folder = model::resolve(&self.what)?;
@@ -136,7 +125,7 @@ impl Evaluate {
             );
             let progress = self.progress("images", count as i64);
             let images = of_generator(&state.generator, about.carry, count as i64, self.seed, progress)?;
-            return Ok((vec![Candidate { name: "live".into(), images }], Some(state.step.0)));
+            return Ok((images, Some(state.step.0)));
         }
         let images = if self.what.join("manifest.json").is_file() {
             let other = DataSet::open(&self.what)?;
@@ -158,7 +147,7 @@ impl Evaluate {
             of_folder(&self.what, size, count, self.seed)
                 .with_context(|| format!("{} is no checkpoint, run or data set, so a folder of images", self.what.display()))?
         };
-        Ok((vec![Candidate { name: "images".into(), images }], None))
+        Ok((images, None))
     }
 
     /// Says on a terminal's stderr how far something is.
@@ -180,9 +169,9 @@ fn is_model(path: &Path) -> bool {
     path.join("state.json").is_file() || path.join("run.toml").is_file()
 }
 
-fn print(name: &str, step: Option<u64>, scores: &Scores) {
-    let what = step.map_or_else(|| name.to_owned(), |step| format!("step {step}, {name} weights"));
-    println!("{what}: {} images of {} px against as many real ones, seed {}", scores.count, scores.size, scores.seed);
+fn print(what: &Path, step: Option<u64>, scores: &Scores) {
+    let step = step.map(|step| format!(", step {step}")).unwrap_or_default();
+    println!("{}{step}: {} images of {} px against as many real ones, seed {}", what.display(), scores.count, scores.size, scores.seed);
     let levels: Vec<String> =
         scores.sliced_wasserstein.levels.iter().map(|level| format!("{} px {:.2}", level.size, level.distance)).collect();
     println!("  sliced Wasserstein  {:.2}  ({})", scores.sliced_wasserstein.mean, levels.join(", "));

@@ -17,9 +17,6 @@ use crate::state::State;
 pub struct ModelArgs {
     /// A checkpoint (runs/NAME/checkpoints/step-00001000), or a run, whose last one is taken.
     checkpoint: PathBuf,
-    /// Use the generator's averaged weights, which a run with run.average keeps beside the live ones.
-    #[arg(long)]
-    average: bool,
     /// Use weights that were changed after they were written.
     #[arg(long)]
     accept_changed_checkpoint: bool,
@@ -37,35 +34,26 @@ pub struct Model {
     pub about: CheckpointState,
     /// Where it is.
     pub device: Device,
-    averaged: Option<Generator>,
 }
 
 impl ModelArgs {
     /// Reads the model.
     ///
     /// # Errors
-    /// If there is no such checkpoint, it is damaged, or has no averaged weights where they are asked for.
+    /// If there is no such checkpoint, or it is damaged.
     pub fn open(&self) -> Result<Model> {
         let folder = resolve(&self.checkpoint)?;
         let (device, _) = choose(self.device, 0)?;
         let (state, about) = read_weights(&folder, device, self.accept_changed_checkpoint)?;
-        let averaged = if self.average {
-            let found = state.averaged(&about.model)?;
-            Some(found.with_context(|| {
-                format!("{} has no averaged weights: its run did not set run.average", folder.display())
-            })?)
-        } else {
-            None
-        };
-        Ok(Model { state, about, device, averaged })
+        Ok(Model { state, about, device })
     }
 }
 
 impl Model {
-    /// The generator asked for.
+    /// Its generator.
     #[must_use]
     pub fn generator(&self) -> &Generator {
-        self.averaged.as_ref().unwrap_or(&self.state.generator)
+        &self.state.generator
     }
 
     /// Numbers in a noise vector.
@@ -74,11 +62,10 @@ impl Model {
         self.about.model.latent.into()
     }
 
-    /// Which weights, in words.
+    /// Which weights these are, in words.
     #[must_use]
     pub fn words(&self) -> String {
-        let which = if self.averaged.is_some() { ", averaged weights" } else { "" };
-        format!("step {}{which}", self.state.step)
+        format!("step {}", self.state.step)
     }
 }
 

@@ -56,10 +56,10 @@ pub fn sliced_wasserstein(real: &Tensor, other: &Tensor, seed: u64, device: Devi
 /// so that no part of the space is looked at more than another by chance: the distance then hardly depends on the seed.
 fn directions(stream: &Stream, device: Device) -> Result<Tensor> {
     let width = 3 * SIDE * SIDE;
-    let bases = DIRECTIONS.div_ceil(width);
+    let bases = (DIRECTIONS + width - 1) / width;
     let drawn = normal(stream, &[bases, width, width], Device::Cpu)?;
     let bases: Vec<Tensor> =
-        (0..bases).map(|base| Ok(drawn.f_select(0, base)?.f_linalg_qr("reduced")?.0)).collect::<Result<_>>()?;
+        (0..bases).map(|base| Ok(Tensor::f_linalg_qr(&drawn.f_select(0, base)?, "reduced")?.0)).collect::<Result<_>>()?;
     Ok(Tensor::f_cat(&bases, 1)?.f_narrow(1, 0, DIRECTIONS)?.f_to_device(device)?)
 }
 
