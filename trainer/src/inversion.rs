@@ -181,7 +181,7 @@ mod tests {
         config.model = began::config::Model { size: 16, filters: 6, latent: 8 };
         let state = crate::state::State::initial(&config, Device::Cpu)?;
         // Untrained, its images hardly differ; larger weights make it a map worth inverting.
-        tch::no_grad(|| state.generator.parameters.flat.shallow_clone().f_mul_scalar_(2.0))?;
+        let _ = tch::no_grad(|| state.generator.parameters.flat.shallow_clone().f_mul_scalar_(2.0))?;
         let noise = uniform(Stream::new(77, Purpose::Samples, 0, 0), 3, 8, Kind::Float, Device::Cpu)?;
         let images = tch::no_grad(|| state.generator.forward(&noise, 0.0))?;
         let search = Search { starts: 8, steps: 200, rate: 0.1, seed: 1 };

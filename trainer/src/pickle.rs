@@ -69,17 +69,26 @@ pub fn tensors(content: &[u8]) -> Result<Vec<Stored>> {
     Ok(found)
 }
 
+/// The numbers in the order of the shape, whatever their order in the file.
 fn dense(name: String, storage: &[u8], offset: i64, shape: &[i64], strides: &[i64]) -> Result<Stored> {
-    let mut expected = 1;
-    for (&size, &stride) in shape.iter().zip(strides).rev() {
-        ensure!(size >= 0 && (stride == expected || size <= 1), "{name} is not laid out in the order of its shape");
-        expected = expected.checked_mul(size).with_context(|| format!("{name} is too large"))?;
+    let torn = || format!("{name} reaches beyond its part of the file");
+    ensure!(shape.len() == strides.len(), "{name} has {} sizes and {} strides", shape.len(), strides.len());
+    let unsigned = |values: &[i64]| values.iter().map(|&value| usize::try_from(value).ok()).collect::<Option<Vec<_>>>();
+    let (shape, strides) = unsigned(shape).zip(unsigned(strides)).with_context(torn)?;
+    let count = shape.iter().try_fold(1usize, |count, &size| count.checked_mul(size)).with_context(torn)?;
+    // No tensor of a network has numbers that stand for several others.
+    ensure!(count <= storage.len() / 4, "{}", torn());
+    let mut values = Vec::with_capacity(4 * count);
+    for number in 0..count {
+        let (mut left, mut at) = (number, usize::try_from(offset).ok());
+        for (&size, &stride) in shape.iter().zip(&strides).rev() {
+            at = at.and_then(|at| at.checked_add((left % size).checked_mul(stride)?));
+            left /= size;
+        }
+        let place = at.and_then(|at| at.checked_mul(4));
+        values.extend_from_slice(place.and_then(|at| storage.get(at..at.checked_add(4)?)).with_context(torn)?);
     }
-    let start = usize::try_from(offset).ok().and_then(|offset| offset.checked_mul(4));
-    let length = usize::try_from(expected).ok().and_then(|count| count.checked_mul(4));
-    let values = start.zip(length).and_then(|(start, length)| storage.get(start..start.checked_add(length)?));
-    let values = values.with_context(|| format!("{name} reaches beyond its part of the file"))?.to_vec();
-    Ok(Stored { name, shape: shape.iter().map(|&n| n as usize).collect(), values })
+    Ok(Stored { name, shape, values })
 }
 
 struct Reader<'a> {
@@ -293,6 +302,18 @@ mod tests {
         for end in 0..file().len() {
             assert!(tensors(&file()[..end]).is_err(), "cut at {end}");
         }
+        Ok(())
+    }
+
+    #[test]
+    fn numbers_that_lie_in_another_order_are_brought_into_that_of_the_shape() -> Result<()> {
+        let storage: Vec<u8> = (0..7).flat_map(|n| (n as f32).to_le_bytes()).collect();
+        let across = dense("t".into(), &storage, 1, &[2, 3], &[1, 2])?;
+        let expected: Vec<u8> = [1f32, 3., 5., 2., 4., 6.].iter().flat_map(|value| value.to_le_bytes()).collect();
+        assert_eq!(across.values, expected);
+        assert!(dense("t".into(), &storage, 2, &[2, 3], &[1, 2]).is_err());
+        assert!(dense("t".into(), &storage, -1, &[1], &[1]).is_err());
+        assert!(dense("t".into(), &storage, 0, &[i64::MAX, i64::MAX], &[0, 0]).is_err());
         Ok(())
     }
 
