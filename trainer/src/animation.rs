@@ -57,7 +57,12 @@ pub fn webp(frames: &[RgbImage], milliseconds: u32) -> Result<Vec<u8>> {
 /// What is in the one chunk of a still picture without loss.
 fn still(frame: &RgbImage) -> Result<Vec<u8>> {
     let mut bytes = Cursor::new(Vec::new());
-    WebPEncoder::new_lossless(&mut bytes).encode(frame.as_raw(), frame.width(), frame.height(), ExtendedColorType::Rgb8)?;
+    WebPEncoder::new_lossless(&mut bytes).encode(
+        frame.as_raw(),
+        frame.width(),
+        frame.height(),
+        ExtendedColorType::Rgb8,
+    )?;
     let bytes = bytes.into_inner();
     let mut at = 12;
     while let (Some(name), Some(length)) = (bytes.get(at..at + 4), bytes.get(at + 4..at + 8)) {

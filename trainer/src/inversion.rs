@@ -94,13 +94,7 @@ pub fn invert(
 }
 
 /// For each image the random points whose images are nearest, `[N,starts,h]`, and the mean error of all points.
-fn nearest(
-    generator: &Generator,
-    carry: f64,
-    images: &Tensor,
-    starts: i64,
-    seed: u64,
-) -> Result<(Tensor, Vec<f64>)> {
+fn nearest(generator: &Generator, carry: f64, images: &Tensor, starts: i64, seed: u64) -> Result<(Tensor, Vec<f64>)> {
     let parameters = &generator.parameters;
     let latent = parameters.leaves[0].size()[1];
     let stream = Stream::new(seed, Purpose::Inversion, 0, 0);
@@ -191,7 +185,13 @@ mod tests {
         }
         let again = invert(&state.generator, 0.0, &images, search, |_, _| {})?;
         assert_eq!(found.latents, again.latents);
-        let text = invert(&state.generator, 0.0, &Tensor::zeros([1, 3, 32, 32], (Kind::Float, Device::Cpu)), search, |_, _| {});
+        let text = invert(
+            &state.generator,
+            0.0,
+            &Tensor::zeros([1, 3, 32, 32], (Kind::Float, Device::Cpu)),
+            search,
+            |_, _| {},
+        );
         assert!(text.is_err_and(|error| error.to_string().contains("[3, 32, 32]")));
         Ok(())
     }

@@ -144,8 +144,9 @@ impl Evaluate {
                 "there is no checkpoint, run, data set or folder of images at {}",
                 self.what.display()
             );
-            of_folder(&self.what, size, count, self.seed)
-                .with_context(|| format!("{} is no checkpoint, run or data set, so a folder of images", self.what.display()))?
+            of_folder(&self.what, size, count, self.seed).with_context(|| {
+                format!("{} is no checkpoint, run or data set, so a folder of images", self.what.display())
+            })?
         };
         Ok((images, None))
     }
@@ -171,9 +172,19 @@ fn is_model(path: &Path) -> bool {
 
 fn print(what: &Path, step: Option<u64>, scores: &Scores) {
     let step = step.map(|step| format!(", step {step}")).unwrap_or_default();
-    println!("{}{step}: {} images of {} px against as many real ones, seed {}", what.display(), scores.count, scores.size, scores.seed);
-    let levels: Vec<String> =
-        scores.sliced_wasserstein.levels.iter().map(|level| format!("{} px {:.2}", level.size, level.distance)).collect();
+    println!(
+        "{}{step}: {} images of {} px against as many real ones, seed {}",
+        what.display(),
+        scores.count,
+        scores.size,
+        scores.seed
+    );
+    let levels: Vec<String> = scores
+        .sliced_wasserstein
+        .levels
+        .iter()
+        .map(|level| format!("{} px {:.2}", level.size, level.distance))
+        .collect();
     println!("  sliced Wasserstein  {:.2}  ({})", scores.sliced_wasserstein.mean, levels.join(", "));
     let similarity = &scores.similarity;
     println!(
@@ -189,5 +200,8 @@ fn print(what: &Path, step: Option<u64>, scores: &Scores) {
         "  KID {:.6}  ({:.6} with deviation {:.6} over {} subsets of {})",
         kid.all, kid.mean, kid.deviation, kid.subsets, kid.subset
     );
-    println!("  FID {:.4}  (depends on the number of images: compare only with {} each)", scores.frechet_distance, scores.count);
+    println!(
+        "  FID {:.4}  (depends on the number of images: compare only with {} each)",
+        scores.frechet_distance, scores.count
+    );
 }

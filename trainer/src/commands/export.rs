@@ -42,7 +42,8 @@ impl Export {
         let tensors = weights(&model)?;
         make_folder(&self.out)?;
         // Aside first, or an interrupted export would look whole.
-        let aside = tempfile::tempdir_in(&self.out).with_context(|| format!("cannot write into {}", self.out.display()))?;
+        let aside =
+            tempfile::tempdir_in(&self.out).with_context(|| format!("cannot write into {}", self.out.display()))?;
         let file = aside.path().join("weights.safetensors");
         save(&file, &tensors, &model.about.model)?;
         std::fs::rename(&file, place("weights.safetensors"))
@@ -58,7 +59,12 @@ impl Export {
         });
         write_atomically(&place("model.json"), &serde_json::to_vec_pretty(&about)?)?;
         write_atomically(&place("began.py"), LOADER.as_bytes())?;
-        println!("{} tensors of {} in {}; began.py loads them into PyTorch", tensors.len(), model.words(), self.out.display());
+        println!(
+            "{} tensors of {} in {}; began.py loads them into PyTorch",
+            tensors.len(),
+            model.words(),
+            self.out.display()
+        );
         Ok(())
     }
 }

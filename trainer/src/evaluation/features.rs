@@ -159,7 +159,9 @@ impl Features {
                 })?;
                 match *found.size() {
                     [n, d] if n == given[0] && d > 0 => Ok(found),
-                    ref other => bail!("{file} gives {other:?} for images of shape {given:?}, expected [{}, d]", given[0]),
+                    ref other => {
+                        bail!("{file} gives {other:?} for images of shape {given:?}, expected [{}, d]", given[0])
+                    }
                 }
             }
         }

@@ -56,10 +56,17 @@ pub fn of_folder(folder: &Path, size: u32, count: u64, seed: u64) -> Result<Tens
 ///
 /// # Errors
 /// If the generator gives numbers that are not finite.
-pub fn of_generator(generator: &Generator, carry: f64, count: i64, seed: u64, progress: impl FnMut(i64)) -> Result<Tensor> {
+pub fn of_generator(
+    generator: &Generator,
+    carry: f64,
+    count: i64,
+    seed: u64,
+    progress: impl FnMut(i64),
+) -> Result<Tensor> {
     let parameters = &generator.parameters;
     let latent = parameters.leaves[0].size()[1];
-    let noise = uniform(Stream::new(seed, Purpose::Samples, 0, 0), count, latent, parameters.kind(), parameters.device())?;
+    let noise =
+        uniform(Stream::new(seed, Purpose::Samples, 0, 0), count, latent, parameters.kind(), parameters.device())?;
     of_noise(generator, &noise, carry, progress)
 }
 
@@ -74,7 +81,8 @@ pub fn of_noise(generator: &Generator, noise: &Tensor, carry: f64, mut progress:
         let length = CHUNK.min(count - start);
         let images = tch::no_grad(|| generator.forward(&noise.f_narrow(0, start, length)?, carry))?;
         finite(&images)?;
-        let images = images.f_to_kind(Kind::Float)?.f_add_scalar(1.0)?.f_mul_scalar_(127.5)?.f_round_()?.f_clamp_(0, 255)?;
+        let images =
+            images.f_to_kind(Kind::Float)?.f_add_scalar(1.0)?.f_mul_scalar_(127.5)?.f_round_()?.f_clamp_(0, 255)?;
         parts.push(images.f_to_kind(Kind::Uint8)?.f_contiguous()?.f_to_device(tch::Device::Cpu)?);
         progress(start + length);
     }

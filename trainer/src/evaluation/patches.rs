@@ -58,8 +58,9 @@ fn directions(stream: &Stream, device: Device) -> Result<Tensor> {
     let width = 3 * SIDE * SIDE;
     let bases = (DIRECTIONS + width - 1) / width;
     let drawn = normal(stream, &[bases, width, width], Device::Cpu)?;
-    let bases: Vec<Tensor> =
-        (0..bases).map(|base| Ok(Tensor::f_linalg_qr(&drawn.f_select(0, base)?, "reduced")?.0)).collect::<Result<_>>()?;
+    let bases: Vec<Tensor> = (0..bases)
+        .map(|base| Ok(Tensor::f_linalg_qr(&drawn.f_select(0, base)?, "reduced")?.0))
+        .collect::<Result<_>>()?;
     Ok(Tensor::f_cat(&bases, 1)?.f_narrow(1, 0, DIRECTIONS)?.f_to_device(device)?)
 }
 

@@ -28,7 +28,10 @@ fn noise_blur_few_modes_and_the_mean_image_are_each_worse_than_other_faces_in_th
     for (name, worse) in [("noise", &noisy), ("blur", &blurred), ("modes", &modes), ("mean", &mean)] {
         let worse = scores(worse)?;
         assert!(worse.sliced_wasserstein.mean > 1.5 * good.sliced_wasserstein.mean, "{name}: {worse:?} {good:?}");
-        assert!(worse.kernel_distance.all > good.kernel_distance.all + 3.0 * good.kernel_distance.deviation, "{name}: {worse:?}");
+        assert!(
+            worse.kernel_distance.all > good.kernel_distance.all + 3.0 * good.kernel_distance.deviation,
+            "{name}: {worse:?}"
+        );
         assert!(worse.frechet_distance > good.frechet_distance, "{name}: {worse:?}");
         assert!(worse.neighbourhood.coverage < 0.7 * good.neighbourhood.coverage, "{name}: {worse:?}");
     }
@@ -82,7 +85,8 @@ mod oracles {
     fn fid_kid_precision_recall_density_and_coverage_are_what_three_public_implementations_say() -> Result<()> {
         let said = said()?;
         for set in ["tall", "flat"] {
-            let features = |side: &str| -> Result<Tensor> { Ok(given(&format!("{set}/{side}"))?.f_to_kind(Kind::Double)?) };
+            let features =
+                |side: &str| -> Result<Tensor> { Ok(given(&format!("{set}/{side}"))?.f_to_kind(Kind::Double)?) };
             let (real, fake) = (features("real")?, features("fake")?);
             let near = neighbourhood(&real, &fake, NEIGHBOUR)?;
             let ours = [
@@ -110,10 +114,15 @@ mod oracles {
     #[test]
     fn ms_ssim_is_what_pytorch_msssim_says() -> Result<()> {
         let said = said()?;
-        for (set, key, side) in [("large", "pytorch-msssim", 7), ("large", "window 5", 5), ("small", "pytorch-msssim", 7)] {
-            let images = |side: &str| -> Result<Tensor> { Ok(given(&format!("{set}/{side}"))?.f_to_kind(Kind::Float)?) };
+        for (set, key, side) in
+            [("large", "pytorch-msssim", 7), ("large", "window 5", 5), ("small", "pytorch-msssim", 7)]
+        {
+            let images =
+                |side: &str| -> Result<Tensor> { Ok(given(&format!("{set}/{side}"))?.f_to_kind(Kind::Float)?) };
             let levels = said[set]["levels"].as_u64().context("levels")? as usize;
-            let found = Vec::<f64>::try_from(ms_ssim(&images("a")?, &images("b")?, Window { side, levels })?.to_kind(Kind::Double))?;
+            let found = Vec::<f64>::try_from(
+                ms_ssim(&images("a")?, &images("b")?, Window { side, levels })?.to_kind(Kind::Double),
+            )?;
             let theirs: Vec<f64> = serde_json::from_value(said[set][key].clone())?;
             assert_eq!(found.len(), theirs.len());
             for (ours, theirs) in found.iter().zip(&theirs) {
