@@ -201,20 +201,16 @@ mod tests {
     use super::*;
     use crate::evaluation::testing::faces;
 
-    fn mean(levels: &[Level]) -> f64 {
-        levels.iter().map(|level| level.distance).sum::<f64>() / levels.len() as f64
-    }
-
     #[test]
     fn a_set_is_closer_to_its_like_than_to_its_blur() -> Result<()> {
         let (real, other) = (faces(96, 1, 32)?, faces(96, 2, 32)?);
-        let near = mean(&sliced_wasserstein(&real, &other, 1, Device::Cpu)?);
+        let near = sliced_wasserstein(&real, &other, 1, Device::Cpu)?;
         let blurred = blur(&other.f_to_kind(Kind::Float)?, 1.0, 1)?.f_round()?.f_to_kind(Kind::Uint8)?;
         let far = || sliced_wasserstein(&real, &blurred, 1, Device::Cpu);
         let one = far()?;
         assert_eq!(one, far()?);
         assert_eq!(one.iter().map(|level| level.size).collect::<Vec<_>>(), [32, 16]);
-        assert!(mean(&one) > 2.0 * near, "{one:?} {near}");
+        assert!(one[0].distance > 1.5 * near[0].distance, "{one:?} {near:?}");
         Ok(())
     }
 
