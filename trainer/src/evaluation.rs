@@ -160,6 +160,8 @@ pub(crate) mod testing {
 
     /// `[count,3,size,size]` bytes.
     pub fn faces(count: u64, seed: u64, size: u32) -> Result<Tensor> {
+        // As in every command; more threads than free cores wait for each other.
+        tch::set_num_threads(1);
         let mut pixels = Vec::new();
         for index in 0..count {
             let face = began_data::faces::face(seed, index, size);

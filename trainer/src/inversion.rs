@@ -171,6 +171,7 @@ mod tests {
 
     #[test]
     fn images_that_the_generator_made_are_found_again_and_the_same_twice() -> Result<()> {
+        tch::set_num_threads(1);
         let mut config = RunConfig::default();
         config.model = began::config::Model { size: 16, filters: 6, latent: 8 };
         let state = crate::state::State::initial(&config, Device::Cpu)?;
