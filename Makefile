@@ -9,7 +9,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 DEMO ?= runs/demo
 
-.PHONY: help setup build image demo test test-kubernetes kubernetes-manifests test-slurm campaign lint doc bench bench-recovery bench-coordinator bench-cost chaos conform gpu-check clean
+.PHONY: help setup build image demo test test-kubernetes kubernetes-manifests test-slurm campaign lint doc bench bench-recovery bench-coordinator bench-cost chaos conform gpu-check oracles clean
 
 help: ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -92,6 +92,10 @@ gpu-check: build ## pack what a GPU machine needs into gpu-pack/, and check ever
 
 conform: build ## the step against fixtures made by PyTorch
 	@for fixture in tests/fixtures/*.safetensors; do bin/trainer conform $$fixture --quiet || exit 1; done
+
+oracles: ## compute again what public implementations of the scores say (several GB of PyTorch into .venv-oracles)
+	@$(PYTHON) -m venv .venv-oracles && .venv-oracles/bin/python -m pip install --quiet --requirement tests/oracles/requirements.txt
+	@.venv-oracles/bin/python tests/oracles/make.py
 
 clean: ## remove what was built (libtorch and runs stay)
 	cargo clean

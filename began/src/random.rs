@@ -21,6 +21,10 @@ pub enum Purpose {
     Samples = 6,
     /// Made-up images for benches.
     Bench = 7,
+    /// What scores draw: patches, directions, pairs, subsets; `step` tells which.
+    Evaluation = 8,
+    /// Starts of the search for an image's noise.
+    Inversion = 9,
 }
 
 /// One stream of random numbers.

@@ -149,6 +149,14 @@ pub enum DataError {
         /// Why not.
         reason: String,
     },
+    /// An image file cannot be used.
+    #[error("{} cannot be used as an image: {reason}", path.display())]
+    Picture {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
     /// With `--strict`, an image that would have been skipped.
     #[error("{name} in {source_name} cannot be used: {reason} (without --strict it would be skipped)")]
     Strict {

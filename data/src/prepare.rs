@@ -17,6 +17,7 @@ mod folder;
 mod idx;
 mod options;
 mod out_folder;
+pub mod pictures;
 mod source;
 
 use std::time::{Duration, Instant};

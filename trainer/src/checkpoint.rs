@@ -122,7 +122,7 @@ fn put_in_place(aside: &Path, place: &Path) -> Result<()> {
     Ok(())
 }
 
-fn save(path: &Path, tensors: &[(String, Tensor)], model: &began::config::Model) -> Result<()> {
+pub(crate) fn save(path: &Path, tensors: &[(String, Tensor)], model: &began::config::Model) -> Result<()> {
     let values = tensors.iter().map(|(_, tensor)| bytes(tensor)).collect::<Result<Vec<_>>>()?;
     let views = tensors.iter().zip(&values).map(|((name, tensor), values)| {
         let shape = tensor.size().iter().map(|&n| n as usize).collect();

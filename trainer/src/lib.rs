@@ -17,11 +17,15 @@
 //! | [`coordination`], [`session`], [`exchange`] | the coordinator, as the loop sees it and over gRPC |
 //! | [`peers`], [`heal`] | finding the peers; handing the state around |
 //! | [`checkpoint`], [`checkpoint_writer`], [`digest`], [`pictures`] | what is written, hashed and shown |
+//! | [`pickle`] | PyTorch's old weight files, read without executing them |
 //! | [`flip`] | a fault for tests |
+//! | [`evaluation`] | scores of images against real ones |
+//! | [`latent`], [`inversion`], [`animation`] | using a model: ways through noise, the noise of an image, pictures that move |
 //! | [`device`] | the process's device and its ties to whoever started it |
 //! | [`commands`] | what the command line offers |
 
 pub mod activation;
+pub mod animation;
 pub mod arithmetic;
 pub mod checkpoint;
 pub mod checkpoint_writer;
@@ -31,18 +35,22 @@ pub mod coordination;
 pub mod device;
 pub mod digest;
 pub mod duties;
+pub mod evaluation;
 pub mod exchange;
 pub mod feed;
 pub mod flat;
 pub mod flip;
 pub mod heal;
 pub mod images;
+pub mod inversion;
 pub mod kernels;
+pub mod latent;
 pub mod leases;
 pub mod membership;
 pub mod network;
 pub mod optimizer;
 pub mod peers;
+pub mod pickle;
 pub mod pictures;
 pub mod pool;
 pub mod reduce;

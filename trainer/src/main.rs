@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use trainer::commands::{
-    bench::Bench, conform::Conform, describe::Describe, prepare::Prepare, run::Run, sample::Sample,
+    bench::Bench, conform::Conform, describe::Describe, evaluate::Evaluate, export::Export, features::Features,
+    interpolate::Interpolate, invert::Invert, prepare::Prepare, run::Run, sample::Sample,
 };
 
 /// Trains BEGAN on one device, and does what belongs to that: prepares data, draws samples, checks itself.
@@ -19,6 +20,11 @@ struct Cli {
 enum Command {
     Prepare(Prepare),
     Sample(Sample),
+    Interpolate(Interpolate),
+    Invert(Invert),
+    Evaluate(Evaluate),
+    Features(Features),
+    Export(Export),
     Describe(Describe),
     Conform(Conform),
     Bench(Bench),
@@ -39,6 +45,11 @@ fn main() -> ExitCode {
     let done = match cli.command {
         Command::Prepare(command) => command.run().map(|()| 0),
         Command::Sample(command) => command.run().map(|()| 0),
+        Command::Interpolate(command) => command.run().map(|()| 0),
+        Command::Invert(command) => command.run().map(|()| 0),
+        Command::Evaluate(command) => command.run().map(|()| 0),
+        Command::Features(command) => command.run().map(|()| 0),
+        Command::Export(command) => command.run().map(|()| 0),
         Command::Describe(command) => command.run().map(|()| 0),
         Command::Conform(command) => command.run().map(|passed| u8::from(!passed)),
         Command::Bench(command) => command.run().map(|()| 0),

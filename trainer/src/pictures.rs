@@ -11,6 +11,7 @@ use image::{ImageFormat, Rgb, RgbImage, imageops};
 use tch::{Kind, Tensor};
 
 use crate::feed::{images, uniform};
+use crate::network::Generator;
 use crate::state::State;
 
 /// Rows and columns of generated images.
@@ -31,6 +32,18 @@ const BACKGROUND: Rgb<u8> = Rgb([24, 24, 24]);
 /// If memory is short.
 pub fn generate(state: &State, noise: &Tensor, carry: f64) -> Result<Vec<RgbImage>> {
     through(noise, |z| state.generator.forward(z, carry))
+}
+
+/// As [`generate`], with any generator; one that gives numbers that are not finite draws nothing.
+///
+/// # Errors
+/// If memory is short, or the weights are broken.
+pub fn generate_with(generator: &Generator, noise: &Tensor, carry: f64) -> Result<Vec<RgbImage>> {
+    through(noise, |z| {
+        let images = generator.forward(z, carry)?;
+        crate::evaluation::images::finite(&images)?;
+        Ok(images)
+    })
 }
 
 fn through(input: &Tensor, network: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Vec<RgbImage>> {

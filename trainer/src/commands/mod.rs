@@ -3,6 +3,12 @@
 pub mod bench;
 pub mod conform;
 pub mod describe;
+pub mod evaluate;
+pub mod export;
+pub mod features;
+pub mod interpolate;
+pub mod invert;
+pub mod model;
 pub mod prepare;
 pub mod run;
 pub mod sample;

@@ -1,0 +1,177 @@
+//! Judging: what sets of images have to do with each other, in numbers.
+//!
+//! | module | what it is |
+//! | --- | --- |
+//! | [`images`] | the sets: prepared data, a folder, a generator |
+//! | [`patches`] | sliced Wasserstein distance between patches, level by level |
+//! | [`similarity`] | MS-SSIM between pairs of one set: diversity |
+//! | [`features`], [`efficientnet`] | what turns images into the numbers that the rest compares |
+//! | [`neighbours`] | precision, recall, density, coverage |
+//! | [`kernel_distance`] | KID |
+//! | [`frechet`] | FID |
+//! | [`draw`] | what all of it draws at random |
+//!
+//! Every score is a function of the two sets, the features and the seed.
+
+pub mod draw;
+pub mod efficientnet;
+pub mod features;
+pub mod frechet;
+pub mod images;
+pub mod kernel_distance;
+pub mod neighbours;
+pub mod patches;
+pub mod similarity;
+
+use anyhow::{Context, Result, ensure};
+use serde::Serialize;
+use tch::{Device, Tensor};
+
+use features::Features;
+use kernel_distance::{KernelDistance, kernel_distance};
+use neighbours::{Neighbourhood, neighbourhood};
+use patches::{Level, sliced_wasserstein};
+use similarity::{Window, diversity};
+
+/// The neighbour that balls reach to.
+pub const NEIGHBOUR: i64 = 3;
+/// Pairs whose similarity is taken, of each set.
+const PAIRS: u64 = 1000;
+/// Subsets for KID.
+const SUBSETS: u32 = 50;
+
+/// The scores of one set against the real one.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Scores {
+    /// Images of each kind.
+    pub count: i64,
+    /// Their height and width.
+    pub size: i64,
+    /// The seed of all that was drawn.
+    pub seed: u64,
+    /// Which features the scores below `similarity` are of.
+    pub features: String,
+    /// The sliced Wasserstein distance, times 1,000.
+    pub sliced_wasserstein: Sliced,
+    /// MS-SSIM over pairs.
+    pub similarity: Similarity,
+    /// Precision and recall, density and coverage.
+    pub neighbourhood: Neighbourhood,
+    /// KID.
+    pub kernel_distance: KernelDistance,
+    /// FID, which depends on `count`.
+    pub frechet_distance: f64,
+}
+
+/// The sliced Wasserstein distance by level.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Sliced {
+    /// Mean over the levels.
+    pub mean: f64,
+    /// Each level, finest first.
+    pub levels: Vec<Level>,
+}
+
+/// Mean MS-SSIM over random pairs of each set.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Similarity {
+    /// Over pairs of the judged images. Above `real`: they are less diverse.
+    pub judged: f64,
+    /// Over pairs of real images.
+    pub real: f64,
+    /// Window and levels.
+    pub window: Window,
+}
+
+/// The real side of a comparison: images and their features, computed once.
+#[derive(Debug)]
+pub struct Judge<'a> {
+    features: &'a Features,
+    real: Tensor,
+    real_features: Tensor,
+    real_similarity: f64,
+    window: Window,
+    seed: u64,
+    device: Device,
+}
+
+impl<'a> Judge<'a> {
+    /// Of real images, `[N,3,size,size]` bytes on the host.
+    ///
+    /// # Errors
+    /// If there are too few, or the features do not take them.
+    pub fn new(
+        real: Tensor,
+        features: &'a Features,
+        seed: u64,
+        device: Device,
+        progress: impl FnMut(i64),
+    ) -> Result<Self> {
+        let (count, _, size, _) = real.size4()?;
+        ensure!(count > NEIGHBOUR, "scores need more than {NEIGHBOUR} images of each kind, there are {count}");
+        let window = Window::of(size);
+        Ok(Self {
+            real_features: features.of(&real, progress).context("real images")?,
+            real_similarity: diversity(&real, window, PAIRS, seed, device)?,
+            features,
+            real,
+            window,
+            seed,
+            device,
+        })
+    }
+
+    /// Judges as many images, of the same size.
+    ///
+    /// # Errors
+    /// If number or size are others, or memory is short.
+    pub fn judge(&self, images: &Tensor, progress: impl FnMut(i64)) -> Result<Scores> {
+        let (count, _, size, _) = images.size4()?;
+        let (seed, device) = (self.seed, self.device);
+        let levels = sliced_wasserstein(&self.real, images, seed, device)?;
+        let features = self.features.of(images, progress)?;
+        Ok(Scores {
+            count,
+            size,
+            seed,
+            features: self.features.name.clone(),
+            sliced_wasserstein: Sliced {
+                mean: levels.iter().map(|level| level.distance).sum::<f64>() / levels.len() as f64,
+                levels,
+            },
+            similarity: Similarity {
+                judged: diversity(images, self.window, PAIRS, seed, device)?,
+                real: self.real_similarity,
+                window: self.window,
+            },
+            neighbourhood: neighbourhood(&self.real_features, &features, NEIGHBOUR)?,
+            kernel_distance: kernel_distance(&self.real_features, &features, SUBSETS, seed)?,
+            frechet_distance: frechet::frechet_distance(&self.real_features, &features)?,
+        })
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    //! Made-up faces for tests.
+
+    use super::*;
+    use tch::Kind;
+
+    /// `[count,3,size,size]` bytes.
+    pub fn faces(count: u64, seed: u64, size: u32) -> Result<Tensor> {
+        // As in every command; more threads than free cores wait for each other.
+        tch::set_num_threads(1);
+        let mut pixels = Vec::new();
+        for index in 0..count {
+            let face = began_data::faces::face(seed, index, size);
+            pixels.extend_from_slice(face.as_raw());
+        }
+        let side = i64::from(size);
+        let images = Tensor::f_from_data_size(&pixels, &[count as i64, side, side, 3], Kind::Uint8)?;
+        Ok(images.f_permute([0, 3, 1, 2])?.f_contiguous()?)
+    }
+}
+
+#[cfg(test)]
+mod tests;

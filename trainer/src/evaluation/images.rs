@@ -1,0 +1,105 @@
+//! The sets of images that are judged: `[N,3,size,size]` bytes on the host, from prepared data, a folder or a generator.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use began::random::{Purpose, Stream};
+use began_data::{DataSet, prepare::pictures};
+use tch::{Kind, Tensor};
+
+use super::draw::{Use, choice, stream};
+use crate::feed::uniform;
+use crate::network::Generator;
+
+/// Images generated at a time.
+const CHUNK: i64 = 16;
+
+/// `count` images of a prepared set, drawn by the seed; all if there are fewer.
+///
+/// # Errors
+/// If a shard is damaged.
+pub fn of_data(data: &DataSet, count: u64, seed: u64) -> Result<Tensor> {
+    for shard in 0..data.manifest().shards.len() {
+        data.verify_shard(shard as u32)?;
+    }
+    let mut starts = vec![0u64];
+    for shard in &data.manifest().shards {
+        starts.push(starts.last().copied().unwrap_or(0) + shard.samples);
+    }
+    let mut pixels = Vec::new();
+    let mut taken = 0;
+    for index in choice(stream(seed, Use::Images, 0), data.len(), count) {
+        let shard = starts.partition_point(|&start| start <= index) - 1;
+        pixels.extend_from_slice(data.image(shard as u32, index - starts[shard])?);
+        taken += 1;
+    }
+    bytes(&pixels, taken, data.size())
+}
+
+/// `count` images of a folder, drawn by the seed, cropped and resized as `prepare` does; all if there are fewer.
+///
+/// # Errors
+/// If there are none, or one cannot be used; it is named.
+pub fn of_folder(folder: &Path, size: u32, count: u64, seed: u64) -> Result<Tensor> {
+    let files = pictures::list(folder)?;
+    ensure!(!files.is_empty(), "{} has no JPEG, PNG or WebP image in it", folder.display());
+    let mut pixels = Vec::new();
+    let chosen = choice(stream(seed, Use::Images, 0), files.len() as u64, count);
+    for &index in &chosen {
+        pixels.extend_from_slice(&pictures::read(&files[index as usize], size)?);
+    }
+    bytes(&pixels, chosen.len(), size)
+}
+
+/// `count` images from the generator, from noise drawn by the seed: those that `trainer sample --seed` draws. `progress` hears
+/// how many are done.
+///
+/// # Errors
+/// If the generator gives numbers that are not finite.
+pub fn of_generator(
+    generator: &Generator,
+    carry: f64,
+    count: i64,
+    seed: u64,
+    progress: impl FnMut(i64),
+) -> Result<Tensor> {
+    let parameters = &generator.parameters;
+    let latent = parameters.leaves[0].size()[1];
+    let noise =
+        uniform(Stream::new(seed, Purpose::Samples, 0, 0), count, latent, parameters.kind(), parameters.device())?;
+    of_noise(generator, &noise, carry, progress)
+}
+
+/// Images for rows of noise.
+///
+/// # Errors
+/// If the generator gives numbers that are not finite.
+pub fn of_noise(generator: &Generator, noise: &Tensor, carry: f64, mut progress: impl FnMut(i64)) -> Result<Tensor> {
+    let count = noise.size()[0];
+    let mut parts = Vec::new();
+    for start in (0..count).step_by(CHUNK as usize) {
+        let length = CHUNK.min(count - start);
+        let images = tch::no_grad(|| generator.forward(&noise.f_narrow(0, start, length)?, carry))?;
+        finite(&images)?;
+        let images =
+            images.f_to_kind(Kind::Float)?.f_add_scalar(1.0)?.f_mul_scalar_(127.5)?.f_round_()?.f_clamp_(0, 255)?;
+        parts.push(images.f_to_kind(Kind::Uint8)?.f_contiguous()?.f_to_device(tch::Device::Cpu)?);
+        progress(start + length);
+    }
+    Ok(Tensor::f_cat(&parts, 0)?.f_contiguous()?)
+}
+
+/// Refuses what no image can be made of.
+///
+/// # Errors
+/// If a number is infinite or none.
+pub fn finite(images: &Tensor) -> Result<()> {
+    let all = images.f_isfinite()?.f_all()?.f_int64_value(&[])? != 0;
+    ensure!(all, "the generator gives numbers that are not finite: its weights are broken (NaN or infinite)");
+    Ok(())
+}
+
+fn bytes(pixels: &[u8], count: usize, size: u32) -> Result<Tensor> {
+    let shape = [count as i64, 3, i64::from(size), i64::from(size)];
+    Tensor::f_from_data_size(pixels, &shape, Kind::Uint8).context("an image of the wrong length")
+}
