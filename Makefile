@@ -9,7 +9,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 DEMO ?= runs/demo
 
-.PHONY: help setup build image demo test test-kubernetes kubernetes-manifests test-slurm campaign lint doc bench bench-recovery bench-coordinator bench-cost chaos conform gpu-check oracles clean
+.PHONY: help setup build image demo test test-kubernetes kubernetes-manifests test-slurm campaign study lint doc bench bench-recovery bench-coordinator bench-cost chaos conform gpu-check oracles clean
 
 help: ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -62,6 +62,9 @@ test-slurm: build ## runs in a real SLURM of four nodes on this machine (needs r
 
 campaign: build ## one run on 1x1, 1x2, 2x2, 4x2 and with faults, on CPUs: one digest; the table in runs/campaign
 	bin/launcher campaign deploy/reproduce/campaign.toml --out runs/campaign
+
+study: build ## the runs of docs/equilibrium.md, compared; about half an hour on two cores, in runs/study
+	@deploy/reproduce/study.sh runs/study
 
 lint: setup ## format check, clippy and docs, warnings as errors
 	cargo fmt --all --check

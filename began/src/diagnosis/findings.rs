@@ -8,11 +8,11 @@ use crate::{RunConfig, StepRecord};
 const FEWEST_STEPS: usize = 200;
 /// Windows below which no trend is told.
 const FEWEST_WINDOWS: usize = 6;
-/// Samples of fixed noise this much less different from each other than real images are a collapse: in small trainings those of
-/// one face for all noise lay below 0.25, recognisably different faces above 0.5.
+/// Samples of fixed noise that differ this little, against how much real images do, are a collapse, if they had the time to be
+/// otherwise. A judgement: runs of more kinds of images may show that another bound tells better.
 const COLLAPSED: f64 = 0.25;
-/// Steps before which a generator that never spread out may still do so: small trainings that ended well drew recognisably
-/// different faces by then, and at half of it looked like those that never did.
+/// Steps before which a generator that never spread out may still do so. A judgement as well: small trainings that ended well drew
+/// recognisably different faces by then.
 const SPREAD_BY: usize = 2_000;
 /// Below this it is doubtful.
 const NARROW: f64 = 0.5;
@@ -189,19 +189,21 @@ fn collapse(course: &Course<'_>) -> Finding {
     if last < COLLAPSED {
         let run = seen.iter().rev().take_while(|(_, diversity)| *diversity < COLLAPSED).count();
         let since = seen[seen.len() - run].0;
-        if run == seen.len() && course.steps.len() < SPREAD_BY {
+        let best = seen.iter().copied().fold((0, 0.0), |best, now| if now.1 > best.1 { now } else { best });
+        // One that had spread out and has not any more is a collapse however early.
+        if best.1 < NARROW && course.steps.len() < SPREAD_BY {
             let text = format!(
-                "after {} steps it cannot be told: samples of different noise differ {last:.2} times as much as real images do ({:.2} at the \
-                 first look), and generators that end well have not spread out by then either",
+                "after {} steps it cannot be told: samples of different noise differ {last:.2} times as much as real images do ({:.2} at \
+                 best, by step {}), and before step {SPREAD_BY} a generator may not have spread out yet",
                 course.steps.len(),
-                seen[0].1
+                best.1,
+                best.0
             );
             return Finding {
                 advice: Some("train on, and look at the diversity again"),
                 ..finding(Judgement::Unknown, SUBJECT, text)
             };
         }
-        let best = seen.iter().copied().fold((0, 0.0), |best, now| if now.1 > best.1 { now } else { best });
         let how = if run == seen.len() {
             "it never was above that: the generator never spread out".to_owned()
         } else {
