@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The runs of docs/equilibrium.md, one after the other on a CPU, and launcher compare over them. A run that is there already is
-# gone on with, so an interrupted study continues. STEPS=4000 makes longer ones than those of the document.
+# gone on with, so an interrupted study continues.
 set -euo pipefail
 out=${1:?"usage: study.sh OUT"}
 bin=$(cd "$(dirname "$0")/../../bin" && pwd)
@@ -20,11 +20,16 @@ run() {
   fi
 }
 for gamma in 0.3 0.5 0.7 1.0; do
-  run "gamma-$gamma" "$gamma" 16 16 3e-4 "${STEPS:-1000}" 125
+  run "gamma-$gamma" "$gamma" 16 16 3e-4 1000 125
 done
-run fifth 0.5 24 64 2e-4 "${STEPS:-1500}" 250
+run fifth 0.5 24 64 2e-4 2600 250
+if [ -f "$out/healthy/run.toml" ]; then
+  "$bin/launcher" resume "$out/healthy" --device cpu --set run.steps=4000 --quiet
+else
+  "$bin/launcher" train --nodes 1 --gpus 1 --device cpu --data "$data" --run "$out/healthy" --preset demo --set run.steps=4000 --quiet
+fi
 
-runs=("$out"/gamma-0.3 "$out"/gamma-0.5 "$out"/gamma-0.7 "$out"/gamma-1.0 "$out"/fifth)
+runs=("$out"/gamma-0.3 "$out"/gamma-0.5 "$out"/gamma-0.7 "$out"/gamma-1.0 "$out"/fifth "$out"/healthy)
 "$bin/launcher" compare "${runs[@]}" --out "$out/compare.html"
 for run in "${runs[@]}"; do
   "$bin/launcher" diagnose "$run" --out "$run.html" > "$run.txt"
