@@ -711,12 +711,12 @@ fn a_checkpoint_that_cannot_be_sampled_is_refused_by_its_file() -> Result<()> {
     let run = desk.arg("run");
     refused(&desk, "trainer", &["sample", &run, "--out", &out, "--count", "0"], &["--count", "0"])?;
     let nowhere = desk.arg("nowhere/samples.png");
-    refused(&desk, "trainer", &["sample", &run, "--count", "1", "--out", &nowhere], &[&nowhere, "No such file"])?;
+    refused(&desk, "trainer", &["sample", &run, "--count", "1", "--out", &nowhere], &[&nowhere, "there is no folder"])?;
     refused(
         &desk,
         "trainer",
         &["sample", &run, "--count", "1", "--out", &desk.arg("data")],
-        &["data", "Is a directory"],
+        &["data", "it is a folder"],
     )?;
     Ok(())
 }

@@ -110,7 +110,7 @@ fn each_trouble_is_told_and_no_other() {
     let rising = Made::healthy().each(|record| record.m_global = 0.2 + record.step.0 as f64 * 1e-4);
     assert_eq!(rising.all(Judgement::Trouble), ["M"]);
     let mut forgotten = Made::healthy();
-    forgotten.steps[500].k = 0.0;
+    forgotten.steps[500].k += 0.01;
     assert_eq!(forgotten.all(Judgement::Trouble), ["k over resumes"]);
     let mut jump = Made::healthy();
     jump.steps[700].real *= 3.0;
