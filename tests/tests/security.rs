@@ -4,7 +4,7 @@
 use std::io;
 use std::process::Command;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, ensure};
 use began::RunConfig;
@@ -171,7 +171,7 @@ fn strangers_are_refused_and_said_once_each_and_the_run_goes_on() -> Result<()> 
         others_rights(&run)?;
     }
     let before = run.status()?;
-    ten_thousand_connections(&run)?;
+    let hurried = ten_thousand_connections(&run)?;
     run.desk.reach("run", before as usize + 1)?;
 
     let mut control = run.call(Role::Control)?;
@@ -184,22 +184,22 @@ fn strangers_are_refused_and_said_once_each_and_the_run_goes_on() -> Result<()> 
         let output = trainer.finish()?;
         ensure!(output.status.success(), "{}", said(&output));
     }
-    for words in [
-        "showed no certificate",
-        "not of this run's authority",
-        "has expired",
-        "does not hold the run token",
-        "speaks plain text",
-        "a message of more than",
-        "a stream is closed: Error, decoded message length too large",
-        "as trainer it may not ask for /began.v1.Coordinator/Control",
-        "as observer it may not ask for /began.v1.Coordinator/Exchange",
-        "as observer it may not ask for /nothing.of.the.kind/Here",
-        "it connects too often",
-        "its had waited longest",
+    for (words, due) in [
+        ("showed no certificate", true),
+        ("not of this run's authority", true),
+        ("has expired", true),
+        ("does not hold the run token", true),
+        ("speaks plain text", true),
+        ("a message of more than", true),
+        ("a stream is closed: Error, decoded message length too large", true),
+        ("as trainer it may not ask for /began.v1.Coordinator/Control", true),
+        ("as observer it may not ask for /began.v1.Coordinator/Exchange", true),
+        ("as observer it may not ask for /nothing.of.the.kind/Here", true),
+        ("it connects too often", hurried),
+        ("its had waited longest", true),
     ] {
         let lines: Vec<&str> = log.lines().filter(|line| line.contains(words) && line.contains("said once")).collect();
-        ensure!(lines.len() == 1, "{words:?} is in {} lines of\n{log}", lines.len());
+        ensure!(lines.len() == 1 || !due && lines.is_empty(), "{words:?} is in {} lines of\n{log}", lines.len());
     }
     ensure!(log.contains("were turned away in all"), "{log}");
     ensure!(!log.contains(&run.token), "the token is in the log");
@@ -322,13 +322,15 @@ fn others_rights(run: &Guarded) -> Result<()> {
     Ok(())
 }
 
-fn ten_thousand_connections(run: &Guarded) -> Result<()> {
+/// Whether they came much faster than one address may connect: on a busy machine they may not.
+fn ten_thousand_connections(run: &Guarded) -> Result<bool> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     let files = if setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() { hard } else { soft };
     let many = FLOOD.min(files.saturating_sub(256));
     if many < FLOOD {
         println!("only {many} connections: no more than {files} files may be open here");
     }
+    let start = Instant::now();
     run.runtime.block_on(async {
         let mut open = Vec::new();
         let flood = async {
@@ -349,8 +351,11 @@ fn ten_thousand_connections(run: &Guarded) -> Result<()> {
         ensure!(held < 1200, "the coordinator holds {held} files");
         Ok(())
     })?;
+    // 1,024 and twice the world at once, 500 a second after that.
+    let allowed = 1028.0 + 500.0 * start.elapsed().as_secs_f64();
     // One of the run's own is let in again as soon as the pace allows.
-    wait_for("an observer to be let in after the flood", || run.status().ok()).map(drop)
+    wait_for("an observer to be let in after the flood", || run.status().ok())?;
+    Ok(many as f64 > 2.0 * allowed)
 }
 
 #[test]

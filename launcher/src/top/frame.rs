@@ -302,7 +302,7 @@ mod tests {
             "runs/first  running",
             "generation 1 is complete",
             "step 100 of 500  120.0 images/s",
-            "L(x)            0.0100 █",
+            "L(x)           0.0100 █",
             "L(G(z)) / L(x) is 0.500, gamma is 0.5",
             "trainers: 4 compute",
             "0..1",
