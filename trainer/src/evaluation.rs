@@ -7,7 +7,7 @@
 //! | [`similarity`] | MS-SSIM between pairs of one set: diversity |
 //! | [`features`], [`efficientnet`] | what turns images into the numbers that the rest compares |
 //! | [`neighbours`] | precision, recall, density, coverage |
-//! | [`kernel_distance`] | KID |
+//! | [`mod@kernel_distance`] | KID |
 //! | [`frechet`] | FID |
 //! | [`draw`] | what all of it draws at random |
 //!

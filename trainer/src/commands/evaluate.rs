@@ -24,7 +24,7 @@ pub struct Evaluate {
     /// The prepared data to compare with; what a model is judged by should be what it was trained on, or images held back from it.
     #[arg(long)]
     data: PathBuf,
-    /// What features to compare: TorchScript (images in, [N,d] out), or EfficientNet-Lite0 as `trainer features` writes it.
+    /// What features to compare: TorchScript (images in, N x d numbers out), or EfficientNet-Lite0 as `trainer features` writes it.
     /// Without, random convolutions that need no file.
     #[arg(long, value_name = "FILE")]
     features: Option<PathBuf>,

@@ -50,7 +50,7 @@ pub struct Invert {
     /// The picture: each row an image and what the generator makes of it; with --mirror, the way between two.
     #[arg(long, default_value = "inversion.png")]
     out: PathBuf,
-    /// Write the noise here, as safetensors: `z` [N,h], `error` and `random_error` [N].
+    /// Write the noise here, as safetensors: `z` of N x h, `error` and `random_error` of N.
     #[arg(long, value_name = "FILE.safetensors")]
     latents: Option<PathBuf>,
     /// No progress.
