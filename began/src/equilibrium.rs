@@ -110,10 +110,16 @@ impl Equilibrium {
         let balance = objective.gamma * real - fake;
         let m_global = real + balance.abs();
         let (stall, rate) = self.stall.watch(m_global, self.rate, optimizer);
-        let k = (self.k + objective.lambda_k * balance).clamp(0.0, 1.0);
+        let k = next_k(self.k, real, fake, objective);
         let record = StepRecord { step: self.step, real, fake, k: self.k, rate: self.rate, m_global };
         Ok((Self { step: self.step.next(), k, rate, stall }, record))
     }
+}
+
+/// `k_{t+1} = clip(k_t + lambda_k (gamma L(x) - L(G(z))), 0, 1)`, from `k_t` and the step's mean losses.
+#[must_use]
+pub fn next_k(k: f64, real: f64, fake: f64, objective: &Objective) -> f64 {
+    (k + objective.lambda_k * (objective.gamma * real - fake)).clamp(0.0, 1.0)
 }
 
 impl Stall {

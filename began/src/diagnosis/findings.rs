@@ -2,6 +2,7 @@
 //! collapsed, and what else went wrong. Where something was not measured, or not for long enough, it says so.
 
 use super::window::Window;
+use crate::equilibrium::next_k;
 use crate::{RunConfig, StepRecord};
 
 /// Steps below which nothing is said about a course: the networks have hardly moved.
@@ -116,7 +117,6 @@ pub struct Diagnosis {
 #[must_use]
 pub fn diagnose(course: &Course<'_>) -> Diagnosis {
     let mut findings = vec![collapse(course)];
-    let collapsed = findings[0].judgement == Judgement::Trouble;
     findings.extend([
         bounds(course),
         rising(course),
@@ -133,7 +133,7 @@ pub fn diagnose(course: &Course<'_>) -> Diagnosis {
     ]);
     let trouble = findings.iter().any(|finding| finding.judgement == Judgement::Trouble);
     let verdict = match findings[0].judgement {
-        _ if collapsed => Verdict::Collapsed,
+        Judgement::Trouble => Verdict::Collapsed,
         _ if trouble => Verdict::Troubled,
         Judgement::Unknown => Verdict::Unknown,
         _ => Verdict::Healthy,
@@ -341,12 +341,12 @@ fn forgotten(course: &Course<'_>) -> Finding {
     let objective = &course.config.objective;
     let parts = course.steps.windows(2).find_map(|pair| {
         let [before, after] = pair else { return None };
-        let next = before.k + objective.lambda_k * (objective.gamma * before.real - before.fake);
-        let off = (next.clamp(0.0, 1.0) - after.k).abs() > SAME_K;
-        (off && after.step == before.step.next()).then_some((before, after, next.clamp(0.0, 1.0)))
+        let next = next_k(before.k, before.real, before.fake, objective);
+        let off = (next - after.k).abs() > SAME_K;
+        (off && after.step == before.step.next()).then_some((after, next))
     });
     match parts {
-        Some((_, after, expected)) => trouble(
+        Some((after, expected)) => trouble(
             SUBJECT,
             format!(
                 "k is {:.6} in step {} where the losses before it give {expected:.6}: whoever went on there forgot k",
