@@ -8,14 +8,14 @@
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use began::diagnosis::{LaneSample, Schedule, StepSample, Window};
 use began::{RunConfig, Step, StepRecord};
 use began_proto::v1::{ImageLosses, LaneImages};
 use began_record::{DiagnosisRow, Entry};
 
-use crate::recorder::{Record, Recorder};
+use crate::recorder::{self, Record, Recorder};
 
 /// Messages that may wait.
 const QUEUE: usize = 4096;
@@ -105,16 +105,7 @@ impl Collector {
 impl Collecting {
     /// Sums up what is left and ends the thread. Blocks, at most `limit`.
     pub fn finish(self, limit: Duration) {
-        let until = Instant::now() + limit;
-        while self.collector.0.try_send(Command::Finish).is_err() && !self.thread.is_finished() {
-            if Instant::now() > until {
-                return;
-            }
-            thread::sleep(Duration::from_millis(5));
-        }
-        while !self.thread.is_finished() && Instant::now() < until {
-            thread::sleep(Duration::from_millis(2));
-        }
+        recorder::end(&self.collector.0, || Command::Finish, &self.thread, limit);
     }
 }
 
@@ -200,16 +191,17 @@ impl Desk {
             return;
         }
         for lane in images.lanes {
-            if lane.lane < self.config.run.lanes
-                && let Some(sample) = self.sample(&lane)
+            let number = lane.lane;
+            if number < self.config.run.lanes
+                && let Some(sample) = self.sample(lane)
             {
-                self.steps.entry(images.step).or_default().lanes.insert(lane.lane, sample);
+                self.steps.entry(images.step).or_default().lanes.insert(number, sample);
             }
         }
     }
 
     /// A lane's measurements, if they can be such.
-    fn sample(&self, lane: &LaneImages) -> Option<LaneSample> {
+    fn sample(&self, lane: LaneImages) -> Option<LaneSample> {
         let (batch, size) = (self.config.run.batch as usize, u64::from(self.config.model.size));
         let most = 3 * size * size * batch as u64;
         let sound = lane.real.len() == batch
@@ -218,9 +210,9 @@ impl Desk {
             && lane.out_of_range <= lane.values
             && lane.inner <= most
             && lane.specks <= lane.inner;
-        sound.then(|| LaneSample {
-            real: lane.real.clone(),
-            fake: lane.fake.clone(),
+        sound.then_some(LaneSample {
+            real: lane.real,
+            fake: lane.fake,
             values: lane.values,
             out_of_range: lane.out_of_range,
             inner: lane.inner,

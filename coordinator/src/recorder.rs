@@ -133,17 +133,22 @@ impl Recorder {
 impl Recording {
     /// Writes what is left, and ends the thread. Blocks, at most `limit`.
     pub fn finish(self, limit: Duration) {
-        let until = Instant::now() + limit;
-        // The thread may be deep in a queue that is full: the wish to finish waits its turn like everything else.
-        while self.recorder.queue.try_send(Command::Finish).is_err() && !self.thread.is_finished() {
-            if Instant::now() > until {
-                return;
-            }
-            thread::sleep(Duration::from_millis(5));
+        end(&self.recorder.queue, || Command::Finish, &self.thread, limit);
+    }
+}
+
+/// Tells a thread over its queue to finish, and waits for its end. Blocks, at most `limit`.
+pub(crate) fn end<T>(queue: &SyncSender<T>, finish: impl Fn() -> T, thread: &thread::JoinHandle<()>, limit: Duration) {
+    let until = Instant::now() + limit;
+    // The thread may be deep in a queue that is full: the wish to finish waits its turn like everything else.
+    while queue.try_send(finish()).is_err() && !thread.is_finished() {
+        if Instant::now() > until {
+            return;
         }
-        while !self.thread.is_finished() && Instant::now() < until {
-            thread::sleep(Duration::from_millis(2));
-        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    while !thread.is_finished() && Instant::now() < until {
+        thread::sleep(Duration::from_millis(2));
     }
 }
 
