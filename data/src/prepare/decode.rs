@@ -3,8 +3,10 @@
 //! It must never trust a file: dimensions and memory are bounded before anything is decoded, a torn file is refused
 //! even where the decoder would fill the rest with grey, and a decoder that panics costs one image.
 
-use std::io::Cursor;
+use std::fs::File;
+use std::io::{self, Cursor, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
 
@@ -17,8 +19,18 @@ pub(super) const LONGEST_FILE: u64 = 256 << 20;
 const LARGEST_IMAGE: u64 = 256 << 20;
 const LONGEST_SIDE: u32 = 32_768;
 
+/// The bytes of a file that is to be one image: no more than it takes to see that the file is too long.
+pub(super) fn bytes_of(file: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(file)?.take(LONGEST_FILE + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
 /// Decodes one image. Transparency is laid on white; EXIF orientation is applied.
 pub(super) fn decode(bytes: &[u8]) -> Result<RgbImage, Unusable> {
+    if bytes.len() as u64 > LONGEST_FILE {
+        return Err(Unusable::broken(format!("the file is longer than {} MiB", LONGEST_FILE >> 20)));
+    }
     // The image is this call's own, so a panic leaves nothing half done behind.
     catch_unwind(AssertUnwindSafe(|| decode_trusting(bytes)))
         .unwrap_or_else(|_| Err(Unusable::broken("the decoder failed on it")))

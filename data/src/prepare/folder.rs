@@ -3,14 +3,12 @@
 //! The extension selects, the content decides. Hidden files are ignored, links are followed, and a loop of links ends
 //! where it closes. Files are ordered by their path within the folder, never as the file system lists them.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use image::RgbImage;
 use walkdir::WalkDir;
 
-use super::decode::{self, LONGEST_FILE};
+use super::decode;
 use super::source::{Source, Unusable};
 use crate::error::DataError;
 
@@ -81,13 +79,7 @@ impl Source for Folder {
     }
 
     fn picture(&self, index: usize) -> Result<RgbImage, Unusable> {
-        let mut bytes = Vec::new();
-        File::open(self.root.join(&self.files[index]))
-            .and_then(|file| file.take(LONGEST_FILE + 1).read_to_end(&mut bytes))
-            .map_err(Unusable::broken)?;
-        if bytes.len() as u64 > LONGEST_FILE {
-            return Err(Unusable::broken(format!("the file is longer than {} MiB", LONGEST_FILE >> 20)));
-        }
+        let bytes = decode::bytes_of(&self.root.join(&self.files[index])).map_err(Unusable::broken)?;
         decode::decode(&bytes)
     }
 }

@@ -2,13 +2,11 @@
 //!
 //! For what looks at images without preparing a set: scores over a folder, photographs whose noise is looked for.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use fast_image_resize::Resizer;
 
-use super::decode::{self, LONGEST_FILE};
+use super::decode;
 use super::fit::fit;
 use super::folder::Folder;
 use super::options::Crop;
@@ -30,13 +28,7 @@ pub fn list(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
 /// If the file cannot be read, is no image, is torn, or is too small; it is named.
 pub fn read(file: &Path, size: u32) -> Result<Vec<u8>, DataError> {
     let unusable = |reason: String| DataError::Picture { path: file.to_owned(), reason };
-    let mut bytes = Vec::new();
-    File::open(file)
-        .and_then(|opened| opened.take(LONGEST_FILE + 1).read_to_end(&mut bytes))
-        .map_err(DataError::io("read", file))?;
-    if bytes.len() as u64 > LONGEST_FILE {
-        return Err(unusable(format!("the file is longer than {} MiB", LONGEST_FILE >> 20)));
-    }
+    let bytes = decode::bytes_of(file).map_err(DataError::io("read", file))?;
     let picture = decode::decode(&bytes).map_err(|error| unusable(error.reason))?;
     fit(picture, Crop::Center, size, &mut Resizer::new()).map_err(|error| unusable(error.reason))
 }
