@@ -8,7 +8,9 @@ use anyhow::{Context, Result};
 use began::diagnosis::Schedule;
 use began::{RunConfig, Step};
 use began_proto::v1::LaneImages;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
+
+use crate::transfer::to_host;
 
 /// A value is a speck if it is this far from the median of its 3x3 neighbourhood: a quarter of the range of values.
 const SPECK: f64 = 0.5;
@@ -66,10 +68,8 @@ pub struct Measured {
 impl Measured {
     /// On the way to the host, behind what the current stream holds.
     pub(crate) fn to_host(&self) -> Result<Self> {
-        let send = |tensor: &Tensor| -> Result<Tensor> {
-            Ok(if tensor.device() == Device::Cpu { tensor.shallow_clone() } else { torch_ext::to_host(tensor)? })
-        };
-        Ok(Self { losses: send(&self.losses)?, pixels: self.pixels.as_ref().map(send).transpose()?, sizes: self.sizes })
+        let pixels = self.pixels.as_ref().map(to_host).transpose()?;
+        Ok(Self { losses: to_host(&self.losses)?, pixels, sizes: self.sizes })
     }
 
     /// The measurements, once they are on the host. The lane's number is for others to fill in.
@@ -144,6 +144,7 @@ fn median_of_nine(mut places: Vec<Tensor>) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tch::Device;
 
     const ALL: Measure = Measure { losses: true, pixels: true };
 

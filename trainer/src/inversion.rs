@@ -7,14 +7,11 @@ use anyhow::{Result, ensure};
 use began::random::{Purpose, Stream};
 use tch::{Kind, Tensor};
 
-use crate::evaluation::images::finite;
-use crate::feed::uniform;
+use crate::drawing::{self, CHUNK};
 use crate::network::Generator;
 
 /// Random points that starts are chosen from, and that give the error to compare with.
 const TRIED: i64 = 256;
-/// Rows that go through the generator at a time.
-const CHUNK: i64 = 16;
 /// The part of all steps that every start takes, and the part of starts that go on.
 const TOGETHER: f64 = 0.25;
 const GO_ON: i64 = 4;
@@ -95,10 +92,7 @@ pub fn invert(
 
 /// For each image the random points whose images are nearest, `[N,starts,h]`, and the mean error of all points.
 fn nearest(generator: &Generator, carry: f64, images: &Tensor, starts: i64, seed: u64) -> Result<(Tensor, Vec<f64>)> {
-    let parameters = &generator.parameters;
-    let latent = parameters.leaves[0].size()[1];
-    let stream = Stream::new(seed, Purpose::Inversion, 0, 0);
-    let tried = uniform(stream, TRIED, latent, parameters.kind(), parameters.device())?;
+    let tried = drawing::noise(generator, Stream::new(seed, Purpose::Inversion, 0, 0), TRIED)?;
     let drawn = through(generator, carry, &tried)?;
     ensure!(
         drawn.size()[1..] == images.size()[1..],
@@ -149,13 +143,11 @@ fn step_of(
 /// Images for rows of noise.
 fn through(generator: &Generator, carry: f64, rows: &Tensor) -> Result<Tensor> {
     let mut parts = Vec::new();
-    for start in (0..rows.size()[0]).step_by(CHUNK as usize) {
-        let part = rows.f_narrow(0, start, CHUNK.min(rows.size()[0] - start))?;
-        parts.push(tch::no_grad(|| generator.forward(&part, carry))?);
-    }
-    let images = Tensor::f_cat(&parts, 0)?;
-    finite(&images)?;
-    Ok(images)
+    drawing::draw(generator, rows, carry, |images| {
+        parts.push(images);
+        Ok(())
+    })?;
+    Ok(Tensor::f_cat(&parts, 0)?)
 }
 
 /// The mean absolute difference of each of `[B,3,H,W]` to one image.
@@ -166,6 +158,7 @@ fn distances(images: &Tensor, image: &Tensor) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::feed::uniform;
     use began::RunConfig;
     use tch::Device;
 

@@ -1,4 +1,4 @@
-//! Ways between points of the generator's input space, and its truncation.
+//! Ways between points of the generator's input space.
 
 use anyhow::{Result, ensure};
 use tch::{Kind, Tensor};

@@ -20,6 +20,7 @@
 //! | [`pickle`] | PyTorch's old weight files, read without executing them |
 //! | [`flip`] | a fault for tests |
 //! | [`evaluation`] | scores of images against real ones |
+//! | [`drawing`] | the generator's images, for whatever is made of them |
 //! | [`latent`], [`inversion`], [`animation`] | using a model: ways through noise, the noise of an image, pictures that move |
 //! | [`device`] | the process's device and its ties to whoever started it |
 //! | [`commands`] | what the command line offers |
@@ -34,6 +35,7 @@ pub mod commands;
 pub mod coordination;
 pub mod device;
 pub mod digest;
+pub mod drawing;
 pub mod duties;
 pub mod evaluation;
 pub mod exchange;

@@ -10,14 +10,13 @@ use began_record::{RunDir, write_atomically};
 use image::{ImageFormat, Rgb, RgbImage, imageops};
 use tch::{Kind, Tensor};
 
+use crate::drawing::{self, in_chunks};
 use crate::feed::{images, uniform};
 use crate::network::Generator;
 use crate::state::State;
 
 /// Rows and columns of generated images.
 const SIDE: usize = 8;
-/// Images that go through a network at a time.
-const CHUNK: i64 = 16;
 /// Pixels between images, at the size they are shown in.
 const GAP: u32 = 2;
 /// Small images are enlarged to at least this many pixels.
@@ -39,23 +38,30 @@ pub fn generate(state: &State, noise: &Tensor, carry: f64) -> Result<Vec<RgbImag
 /// # Errors
 /// If memory is short, or the weights are broken.
 pub fn generate_with(generator: &Generator, noise: &Tensor, carry: f64) -> Result<Vec<RgbImage>> {
-    through(noise, |z| {
-        let images = generator.forward(z, carry)?;
-        crate::evaluation::images::finite(&images)?;
-        Ok(images)
-    })
+    let mut out = Vec::new();
+    drawing::draw(generator, noise, carry, |images| {
+        out.extend(to_images(&images)?);
+        Ok(())
+    })?;
+    Ok(out)
 }
 
 fn through(input: &Tensor, network: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Vec<RgbImage>> {
-    tch::no_grad(|| {
-        let count = input.size()[0];
-        let mut out = Vec::new();
-        for start in (0..count).step_by(CHUNK as usize) {
-            let part = input.f_narrow(0, start, CHUNK.min(count - start))?;
-            out.extend(to_images(&network(&part)?)?);
-        }
-        Ok(out)
-    })
+    let mut out = Vec::new();
+    in_chunks(input, |part| {
+        out.extend(to_images(&network(part)?)?);
+        Ok(())
+    })?;
+    Ok(out)
+}
+
+/// `[N,3,H,W]` in [-1,1] as bytes of the same shape; what lies outside is clipped.
+///
+/// # Errors
+/// If memory is short.
+pub fn to_bytes(batch: &Tensor) -> Result<Tensor> {
+    let scaled = batch.f_to_kind(Kind::Float)?.f_add_scalar(1.0)?.f_mul_scalar_(127.5)?.f_round_()?.f_clamp_(0, 255)?;
+    Ok(scaled.f_to_kind(Kind::Uint8)?)
 }
 
 /// `[N,3,H,W]` in [-1,1] as images; what lies outside is clipped.
@@ -65,8 +71,7 @@ fn through(input: &Tensor, network: impl Fn(&Tensor) -> Result<Tensor>) -> Resul
 pub fn to_images(batch: &Tensor) -> Result<Vec<RgbImage>> {
     let (count, channels, height, width) = batch.size4()?;
     ensure!(channels == 3, "expected three channels, got {channels}");
-    let scaled = batch.f_to_kind(Kind::Float)?.f_add_scalar(1.0)?.f_mul_scalar_(127.5)?.f_round_()?.f_clamp_(0, 255)?;
-    let bytes = crate::digest::bytes(&scaled.f_to_kind(Kind::Uint8)?.f_permute([0, 2, 3, 1])?)?;
+    let bytes = crate::digest::bytes(&to_bytes(batch)?.f_permute([0, 2, 3, 1])?)?;
     let size = (3 * height * width) as usize;
     (0..count as usize)
         .map(|i| {

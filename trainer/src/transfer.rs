@@ -68,6 +68,11 @@ pub struct PendingLosses {
     drawn: u64,
 }
 
+/// A tensor on its way to the host, behind what the current stream holds; itself, where it is there.
+pub(crate) fn to_host(tensor: &Tensor) -> Result<Tensor> {
+    Ok(if tensor.device() == Device::Cpu { tensor.shallow_clone() } else { torch_ext::to_host(tensor)? })
+}
+
 impl PendingLosses {
     /// Starts their way, behind what the current stream holds; `drawn` says which samples they are of.
     ///
@@ -76,7 +81,7 @@ impl PendingLosses {
     pub fn start(real: &Tensor, fake: &Tensor, images: Option<&Measured>, drawn: u64) -> Result<Self> {
         let device = real.device();
         let both = Tensor::f_stack(&[real, fake], 0)?;
-        let values = if device == Device::Cpu { both } else { torch_ext::to_host(&both)? };
+        let values = to_host(&both)?;
         let images = images.map(Measured::to_host).transpose()?;
         let mut there = Event::new(device, false)?;
         there.record(Stream::current(device)?)?;

@@ -9,6 +9,7 @@ use tch::Tensor;
 
 use crate::checkpoint::save;
 use crate::commands::model::{Model, ModelArgs, make_folder};
+use crate::drawing::all_finite;
 
 /// The loader: read once more by the tests, with PyTorch where it is.
 const LOADER: &str = include_str!("began.py");
@@ -74,8 +75,10 @@ fn weights(model: &Model) -> Result<Vec<(String, Tensor)>> {
     let mut tensors = model.state.named()?;
     tensors.retain(|(name, _)| !name.ends_with(".m") && !name.ends_with(".v"));
     for (name, tensor) in &tensors {
-        let finite = tensor.f_isfinite()?.f_all()?.f_int64_value(&[])? != 0;
-        ensure!(finite, "{name} has numbers that are not finite (NaN or infinite); there is nothing to export");
+        ensure!(
+            all_finite(tensor)?,
+            "{name} has numbers that are not finite (NaN or infinite); there is nothing to export"
+        );
     }
     Ok(tensors)
 }

@@ -9,6 +9,7 @@ use tch::{CModule, Device, Kind, Tensor};
 
 use super::draw::{Use, normal, stream};
 use super::efficientnet::EfficientNet;
+use crate::drawing::all_finite;
 
 /// In which numbers a TorchScript file takes its images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -116,11 +117,7 @@ impl Features {
             let length = self.batch.min(count - start);
             let input = self.prepared(&images.f_narrow(0, start, length)?)?;
             let found = tch::no_grad(|| self.apply(&input))?;
-            ensure!(
-                found.f_isfinite()?.f_all()?.f_int64_value(&[])? != 0,
-                "{} gives features that are not finite",
-                self.name
-            );
+            ensure!(all_finite(&found)?, "{} gives features that are not finite", self.name);
             parts.push(found.f_to_kind(Kind::Double)?);
             progress(start + length);
         }

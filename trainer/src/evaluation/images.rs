@@ -8,11 +8,9 @@ use began_data::{DataSet, prepare::pictures};
 use tch::{Kind, Tensor};
 
 use super::draw::{Use, choice, stream};
-use crate::feed::uniform;
+use crate::drawing;
 use crate::network::Generator;
-
-/// Images generated at a time.
-const CHUNK: i64 = 16;
+use crate::pictures::to_bytes;
 
 /// `count` images of a prepared set, drawn by the seed; all if there are fewer.
 ///
@@ -61,42 +59,17 @@ pub fn of_generator(
     carry: f64,
     count: i64,
     seed: u64,
-    progress: impl FnMut(i64),
+    mut progress: impl FnMut(i64),
 ) -> Result<Tensor> {
-    let parameters = &generator.parameters;
-    let latent = parameters.leaves[0].size()[1];
-    let noise =
-        uniform(Stream::new(seed, Purpose::Samples, 0, 0), count, latent, parameters.kind(), parameters.device())?;
-    of_noise(generator, &noise, carry, progress)
-}
-
-/// Images for rows of noise.
-///
-/// # Errors
-/// If the generator gives numbers that are not finite.
-pub fn of_noise(generator: &Generator, noise: &Tensor, carry: f64, mut progress: impl FnMut(i64)) -> Result<Tensor> {
-    let count = noise.size()[0];
-    let mut parts = Vec::new();
-    for start in (0..count).step_by(CHUNK as usize) {
-        let length = CHUNK.min(count - start);
-        let images = tch::no_grad(|| generator.forward(&noise.f_narrow(0, start, length)?, carry))?;
-        finite(&images)?;
-        let images =
-            images.f_to_kind(Kind::Float)?.f_add_scalar(1.0)?.f_mul_scalar_(127.5)?.f_round_()?.f_clamp_(0, 255)?;
-        parts.push(images.f_to_kind(Kind::Uint8)?.f_contiguous()?.f_to_device(tch::Device::Cpu)?);
-        progress(start + length);
-    }
+    let noise = drawing::noise(generator, Stream::new(seed, Purpose::Samples, 0, 0), count)?;
+    let (mut parts, mut done) = (Vec::new(), 0);
+    drawing::draw(generator, &noise, carry, |images| {
+        done += images.size()[0];
+        parts.push(to_bytes(&images)?.f_contiguous()?.f_to_device(tch::Device::Cpu)?);
+        progress(done);
+        Ok(())
+    })?;
     Ok(Tensor::f_cat(&parts, 0)?.f_contiguous()?)
-}
-
-/// Refuses what no image can be made of.
-///
-/// # Errors
-/// If a number is infinite or none.
-pub fn finite(images: &Tensor) -> Result<()> {
-    let all = images.f_isfinite()?.f_all()?.f_int64_value(&[])? != 0;
-    ensure!(all, "the generator gives numbers that are not finite: its weights are broken (NaN or infinite)");
-    Ok(())
 }
 
 fn bytes(pixels: &[u8], count: usize, size: u32) -> Result<Tensor> {
