@@ -3,7 +3,7 @@
 //! They start nothing and change nothing, but that `stop` asks the coordinator to end.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -35,24 +35,50 @@ pub fn digest(run: &Path) -> Result<u8> {
     Ok(0)
 }
 
+/// Whom a command is about.
+#[derive(Clone, Debug)]
+pub enum Target {
+    /// The folder of a run.
+    Run(PathBuf),
+    /// The coordinator at an address.
+    Coordinator(Contact),
+}
+
+impl Target {
+    /// As it was given: the folder of a run, or `host:port`.
+    ///
+    /// # Errors
+    /// If it is neither, or the credentials cannot be read.
+    pub fn of(target: &str, credentials: &Arguments) -> Result<Self> {
+        let path = Path::new(target);
+        if path.is_dir() {
+            Ok(Self::Run(path.into()))
+        } else if target.contains(':') {
+            let credentials = credentials.client(Role::Control)?;
+            Ok(Self::Coordinator(Contact { address: target.into(), credentials }))
+        } else {
+            bail!("{target} is neither the folder of a run nor the address of a coordinator (host:port)");
+        }
+    }
+}
+
 /// `launcher status`: of a live coordinator, or of the files.
 ///
 /// # Errors
 /// If it is neither a run nor an address at which a coordinator answers.
 pub async fn status(target: &str, as_json: bool, credentials: &Arguments) -> Result<u8> {
-    let path = Path::new(target);
-    let (text, object) = if path.is_dir() {
-        let run = RunDir::open(path)?;
-        match alive(&run, credentials).await?.map(|(_, status)| status) {
-            Some(live) => (live_text(&live), live_object(&live)),
-            None => at_rest(&run)?,
+    let (text, object) = match Target::of(target, credentials)? {
+        Target::Run(path) => {
+            let run = RunDir::open(&path)?;
+            match alive(&run, credentials).await?.map(|(_, status)| status) {
+                Some(live) => (live_text(&live), live_object(&live)),
+                None => at_rest(&run)?,
+            }
         }
-    } else if target.contains(':') {
-        let to = Contact { address: target.into(), credentials: credentials.client(Role::Control)? };
-        let live = watch::status(&to).await?;
-        (live_text(&live), live_object(&live))
-    } else {
-        bail!("{target} is neither the folder of a run nor the address of a coordinator (host:port)");
+        Target::Coordinator(to) => {
+            let live = watch::status(&to).await?;
+            (live_text(&live), live_object(&live))
+        }
     };
     if as_json {
         writeln!(std::io::stdout(), "{object}")?;

@@ -8,11 +8,11 @@ mod series;
 mod view;
 
 use std::io::{IsTerminal, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
-use began_credentials::Role;
+use anyhow::{Context, Result};
+use began_credentials::Arguments;
 use began_proto::v1::StatusResponse;
 use began_proto::v1::watch_event::Body;
 use began_record::{Journal, RunDir};
@@ -25,7 +25,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use self::view::View;
 use crate::cli::TopArgs;
 use crate::credentials::contact;
-use crate::inspect;
+use crate::inspect::{self, Target};
 use crate::watch::{self, Contact};
 
 /// How often the coordinator is asked where its trainers are.
@@ -38,17 +38,6 @@ const KEYS: Duration = Duration::from_millis(100);
 const FIRST: Duration = Duration::from_secs(15);
 /// The size of a picture that goes to no terminal, in characters.
 const PLAIN: (u16, u16) = (100, 40);
-
-/// Whom the picture is of.
-struct Subject {
-    /// As it was given.
-    name: String,
-    /// The run's folder, if it is here.
-    run: Option<PathBuf>,
-    /// The coordinator, if its address was given.
-    address: Option<Contact>,
-    args: TopArgs,
-}
 
 /// What comes in besides keys.
 enum News {
@@ -65,28 +54,28 @@ enum News {
 /// # Errors
 /// If the target is neither a run nor an address, or, with an address, if no coordinator answers there at the start.
 pub async fn top(args: TopArgs) -> Result<u8> {
-    let subject = Subject::of(args)?;
-    let mut view = View::new(&subject.name);
-    if let Some(path) = &subject.run {
-        let run = RunDir::open(path)?;
-        view.configured(&run.config()?);
-        if run.journal().exists() {
-            let journal = Journal::read(&run)?;
-            view.recorded(&journal.steps()?, &journal.events()?);
+    let target = Target::of(&args.run, &args.credentials)?;
+    let mut view = View::new(&args.run);
+    match &target {
+        Target::Run(path) => {
+            let run = RunDir::open(path)?;
+            view.configured(&run.config()?);
+            if run.journal().exists() {
+                let journal = Journal::read(&run)?;
+                view.recorded(&journal.steps()?, &journal.events()?);
+            }
         }
+        // An address at which nobody is is a mistake to be told of before the screen is taken.
+        Target::Coordinator(to) => view.status(watch::status(to).await?),
     }
     let (teller, mut news) = mpsc::unbounded_channel();
-    // An address at which nobody is is a mistake to be told of before the screen is taken.
-    if let Some(to) = &subject.address {
-        view.status(watch::status(to).await?);
-    }
-    let asking = tokio::spawn(ask(subject.run.clone(), subject.address.clone(), subject.args.clone(), teller.clone()));
-    let code = if subject.args.once || !std::io::stdout().is_terminal() {
+    let asking = tokio::spawn(ask(target.clone(), args.credentials.clone(), teller.clone()));
+    let code = if args.once || !std::io::stdout().is_terminal() {
         once(&mut view, &mut news).await
     } else {
         let mut terminal =
             ratatui::try_init().context("this terminal cannot be drawn on; --once prints one picture")?;
-        let outcome = live(&mut terminal, &mut view, &mut news, &subject, &teller).await;
+        let outcome = live(&mut terminal, &mut view, &mut news, (&target, &args.credentials), &teller).await;
         ratatui::restore();
         outcome
     };
@@ -94,44 +83,16 @@ pub async fn top(args: TopArgs) -> Result<u8> {
     code
 }
 
-impl Subject {
-    fn of(args: TopArgs) -> Result<Self> {
-        let target = args.run.clone();
-        let path = Path::new(&target);
-        let (run, address) = if path.is_dir() {
-            (Some(path.to_owned()), None)
-        } else if target.contains(':') && !path.exists() {
-            (None, Some(Contact { address: target.clone(), credentials: args.credentials.client(Role::Control)? }))
-        } else {
-            bail!("{target} is neither the folder of a run nor the address of a coordinator (host:port)");
-        };
-        Ok(Self { name: target, run, address, args })
-    }
-
-    /// Whom to ask for something.
-    async fn contact(&self) -> Result<Contact> {
-        match (&self.address, &self.run) {
-            (Some(to), _) => Ok(to.clone()),
-            (None, Some(path)) => {
-                let announced = RunDir::open(path)?.announcement()?;
-                contact(&announced.context("the run has no coordinator")?, &self.args.credentials)
-            }
-            (None, None) => bail!("the run has no coordinator"),
-        }
-    }
-}
-
 /// Asks where the run stands, again and again, and follows what is told meanwhile.
-async fn ask(run: Option<PathBuf>, address: Option<Contact>, args: TopArgs, teller: mpsc::UnboundedSender<News>) {
+async fn ask(target: Target, credentials: Arguments, teller: mpsc::UnboundedSender<News>) {
     let mut ticks = interval(ASK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut followed: Option<(String, tokio::task::JoinHandle<()>)> = None;
     loop {
         ticks.tick().await;
-        let answer = match (&run, &address) {
-            (_, Some(to)) => watch::status(to).await.map(|status| Some((to.clone(), status))),
-            (Some(path), None) => of_folder(path, &args).await,
-            (None, None) => return,
+        let answer = match &target {
+            Target::Coordinator(to) => watch::status(to).await.map(|status| Some((to.clone(), status))),
+            Target::Run(path) => of_folder(path, &credentials).await,
         };
         let told = match answer {
             Ok(Some((to, status))) => {
@@ -152,10 +113,10 @@ async fn ask(run: Option<PathBuf>, address: Option<Contact>, args: TopArgs, tell
     }
 }
 
-async fn of_folder(path: &Path, args: &TopArgs) -> Result<Option<(Contact, StatusResponse)>> {
+async fn of_folder(path: &Path, credentials: &Arguments) -> Result<Option<(Contact, StatusResponse)>> {
     let run = RunDir::open(path)?;
-    let alive = inspect::alive(&run, &args.credentials).await?;
-    alive.map(|(announced, status)| Ok((contact(&announced, &args.credentials)?, status))).transpose()
+    let alive = inspect::alive(&run, credentials).await?;
+    alive.map(|(announced, status)| Ok((contact(&announced, credentials)?, status))).transpose()
 }
 
 async fn follow(to: Contact, teller: mpsc::UnboundedSender<News>) {
@@ -169,6 +130,12 @@ async fn follow(to: Contact, teller: mpsc::UnboundedSender<News>) {
         }
     };
     tokio::join!(following, passing_on);
+}
+
+/// The coordinator that a run says it has.
+fn announced(path: &Path, credentials: &Arguments) -> Result<Contact> {
+    let announced = RunDir::open(path)?.announcement()?;
+    contact(&announced.context("the run has no coordinator")?, credentials)
 }
 
 fn take(view: &mut View, news: News) {
@@ -204,7 +171,7 @@ async fn live(
     terminal: &mut DefaultTerminal,
     view: &mut View,
     news: &mut mpsc::UnboundedReceiver<News>,
-    subject: &Subject,
+    whom: (&Target, &Arguments),
     teller: &mpsc::UnboundedSender<News>,
 ) -> Result<u8> {
     let (pressed, mut keys) = mpsc::unbounded_channel();
@@ -239,8 +206,8 @@ async fn live(
                         KeyCode::PageDown => view.scroll(10),
                         KeyCode::PageUp => view.scroll(-10),
                         KeyCode::Char('l') => view.logarithmic = !view.logarithmic,
-                        KeyCode::Char('C') => request(subject, true, teller).await,
-                        KeyCode::Char('S') => request(subject, false, teller).await,
+                        KeyCode::Char('C') => request(whom, true, teller),
+                        KeyCode::Char('S') => request(whom, false, teller),
                         _ => {}
                     }
                 }
@@ -256,9 +223,13 @@ async fn live(
 }
 
 /// Asks for a checkpoint, or for samples, and says what became of it.
-async fn request(subject: &Subject, checkpoint: bool, teller: &mpsc::UnboundedSender<News>) {
+fn request((target, credentials): (&Target, &Arguments), checkpoint: bool, teller: &mpsc::UnboundedSender<News>) {
     let what = if checkpoint { "a checkpoint" } else { "samples" };
-    let to = match subject.contact().await {
+    let to = match target {
+        Target::Coordinator(to) => Ok(to.clone()),
+        Target::Run(path) => announced(path, credentials),
+    };
+    let to = match to {
         Ok(to) => to,
         Err(error) => {
             let _ = teller.send(News::Answer(format!("{what}: {error:#}")));
