@@ -91,6 +91,14 @@ impl Desk {
         command
     }
 
+    /// How many steps are in a run's journal.
+    ///
+    /// # Errors
+    /// If there is no journal.
+    pub fn steps(&self, name: &str) -> Result<usize> {
+        Ok(Journal::read(&RunDir::open(&self.path(name))?)?.steps()?.len())
+    }
+
     /// Waits until a run has `step` steps behind it.
     ///
     /// # Errors

@@ -822,7 +822,7 @@ fn a_run_in_use_is_refused_to_everyone_else_and_goes_on() -> Result<()> {
     ensure!(text.contains("exists already"), "{text}");
     ensure!(fs::read_to_string(desk.path("run/run.toml"))? == toml, "run.toml was changed");
 
-    let steps = began_record::Journal::read(&RunDir::open(&desk.path("run"))?)?.steps()?.len();
+    let steps = desk.steps("run")?;
     desk.reach("run", steps + 3)?;
     running.signal(Signal::SIGTERM)?;
     let output = running.finish()?;

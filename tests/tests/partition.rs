@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use began::RunConfig;
-use began_record::{Journal, RunDir, RunManifest};
+use began_record::{RunDir, RunManifest};
 use began_tests::{Desk, Namespaces, Running, holds, is_root, program, said, undisturbed, wait_for};
 
 const STEPS: u64 = 300;
@@ -88,7 +88,7 @@ fn a_node_that_is_cut_off_for_a_while_is_done_without_and_taken_back() -> Result
     network.desk.reach("run", 60)?;
     network.nodes.cut(2)?;
     sleep(Duration::from_secs(3));
-    let meanwhile = Journal::read(&RunDir::open(&network.desk.path("run"))?)?.steps()?.len();
+    let meanwhile = network.desk.steps("run")?;
     network.nodes.heal(2)?;
     network.ends_as_if_undisturbed()?;
     let lost = network.desk.told("run", "lost")?;

@@ -23,6 +23,14 @@ fn start(desk: &Desk, hosts: &SshHosts, nodes: u32, steps: u64, more: &[&str]) -
     desk.start("run", nodes, 1, steps, &words)
 }
 
+/// The run's last digest must be the one of a run of as many steps on one machine.
+fn ends_as_if_undisturbed(desk: &Desk) -> Result<()> {
+    let step: u64 = desk.digest("run")?.split(' ').next().unwrap_or_default().parse()?;
+    let golden = desk.train("golden", 1, 2, step, &HABITS)?;
+    ensure!(desk.digest("run")? == golden, "another digest");
+    Ok(())
+}
+
 #[test]
 fn four_hosts_over_ssh_give_the_digest_of_one_machine() -> Result<()> {
     let Some(hosts) = SshHosts::start(4)? else { return Ok(()) };
@@ -69,7 +77,7 @@ fn a_killed_client_and_a_killed_session_are_healed_and_ctrl_c_leaves_a_checkpoin
         kill(session, Signal::SIGKILL)?;
     }
     wait_for("another trainer on node 1", || desk.trainer("run", 1, 0).ok().filter(|now| *now != before))?;
-    let steps = began_record::Journal::read(&began_record::RunDir::open(&desk.path("run"))?)?.steps()?.len();
+    let steps = desk.steps("run")?;
     desk.reach("run", steps + 10)?;
 
     let checkpoints = desk.told("run", "checkpoint")?.len();
@@ -85,10 +93,7 @@ fn a_killed_client_and_a_killed_session_are_healed_and_ctrl_c_leaves_a_checkpoin
     ensure!(output.status.code() == Some(130), "{:?}: {text}", output.status);
     ensure!(text.contains("ssh to 127.0.0.3 ended with 255"), "{text}");
     desk.nothing_left("run")?;
-    let step: u64 = desk.digest("run")?.split(' ').next().unwrap_or_default().parse()?;
-    let golden = desk.train("golden", 1, 2, step, &HABITS)?;
-    ensure!(desk.digest("run")? == golden, "another digest");
-    Ok(())
+    ends_as_if_undisturbed(&desk)
 }
 
 #[test]
@@ -113,7 +118,7 @@ fn a_killed_sshd_is_gone_back_to_once_it_is_there_again_and_done_without_if_not(
     hosts.kill(1)?;
     // Longer than all pauses between six attempts together.
     std::thread::sleep(Duration::from_secs(9));
-    let steps = began_record::Journal::read(&began_record::RunDir::open(&desk.path("run"))?)?.steps()?.len();
+    let steps = desk.steps("run")?;
     desk.reach("run", steps + 10)?;
     running.signal(Signal::SIGINT)?;
     let output = running.finish()?;
@@ -123,10 +128,7 @@ fn a_killed_sshd_is_gone_back_to_once_it_is_there_again_and_done_without_if_not(
         ensure!(text.contains(words), "{words:?} is not in {text}");
     }
     desk.nothing_left("run")?;
-    let step: u64 = desk.digest("run")?.split(' ').next().unwrap_or_default().parse()?;
-    let golden = desk.train("golden", 1, 2, step, &HABITS)?;
-    ensure!(desk.digest("run")? == golden, "another digest");
-    Ok(())
+    ends_as_if_undisturbed(&desk)
 }
 
 #[test]
