@@ -21,6 +21,7 @@ use crate::inputs::InputLog;
 use crate::machine::{
     Act, Action, Body, Clock, ConnectionId, Decision, Event, Hello, Machine, Message, Note, Said, Ticket,
 };
+use crate::page::feed::{Feed, News};
 use crate::recorder::{Record, Recorder, wall_clock};
 use crate::watchers::Watchers;
 use crate::wire::{self, Letterhead};
@@ -96,6 +97,8 @@ pub struct Actor {
     pub recorder: Recorder,
     /// Sums up what the trainers tell of single images.
     pub diagnosis: Collector,
+    /// The page.
+    pub page: Feed,
     /// Keeps what the machine is told, for a replay.
     pub inputs: InputLog,
     /// Which launch of the run this is.
@@ -260,6 +263,7 @@ impl Work {
                 let row = StepRow { record, generation: generation.0, seconds, time, drawn };
                 self.actor.recorder.record(Record::Entry(Entry::Step(row)));
                 self.actor.diagnosis.step(record);
+                self.actor.page.tell(|| News::Step(row, images_per_second));
                 self.actor.watchers.progress(Progress {
                     step: record.step.next().0,
                     steps: self.actor.steps,
@@ -319,6 +323,7 @@ impl Work {
                 tracing::debug!("{why}");
                 self.actor.recorder.record(Record::Entry(Entry::Rewind(step)));
                 self.actor.diagnosis.rewind(step);
+                self.actor.page.tell(|| News::Rewind(step));
             }
             Act::Answer { ticket, answer } => {
                 if let Some(reply) = self.replies.remove(&ticket) {
@@ -326,7 +331,9 @@ impl Work {
                 }
             }
             Act::End { failed, step } => {
-                self.actor.watchers.ended(Ended { failed, reason: why.clone(), step: step.0 });
+                let ended = Ended { failed, reason: why.clone(), step: step.0 };
+                self.actor.page.tell(|| News::Ended(ended.clone()));
+                self.actor.watchers.ended(ended);
                 if let Some(outcome) = self.outcome.take() {
                     let _ = outcome.send(Outcome { failed, reason: why, step });
                 }
@@ -366,6 +373,7 @@ impl Work {
         });
         let row =
             EventRow { time, kind: kind.into(), text: text.into(), step: step.0, generation: generation.0, rank, node };
+        self.actor.page.tell(|| News::Event(row.clone()));
         self.actor.recorder.record(Record::Entry(Entry::Event(row)));
     }
 

@@ -15,6 +15,7 @@ use began::{RunConfig, Step, StepRecord};
 use began_proto::v1::{ImageLosses, LaneImages};
 use began_record::{DiagnosisRow, Entry};
 
+use crate::page::feed::{Feed, News};
 use crate::recorder::{self, Record, Recorder};
 
 /// Messages that may wait.
@@ -55,6 +56,7 @@ impl Collector {
         lineage: u64,
         known: &[StepRecord],
         recorder: Recorder,
+        page: Feed,
     ) -> std::io::Result<(Self, Collecting)> {
         let (queue, commands) = sync_channel(QUEUE);
         let mut desk = Desk::new(config, lineage);
@@ -64,7 +66,7 @@ impl Collector {
             desk.steps.entry(record.step.0).or_default().record = Some(*record);
         }
         desk.next = next;
-        let work = move || desk.work(&commands, &recorder);
+        let work = move || desk.work(&commands, &recorder, &page);
         let thread = thread::Builder::new().name("diagnosis".into()).spawn(work)?;
         let collector = Self(queue);
         Ok((collector.clone(), Collecting { collector, thread }))
@@ -125,11 +127,13 @@ impl Desk {
         Self { config, schedule, lineage, next: 0, steps: BTreeMap::new() }
     }
 
-    fn work(mut self, commands: &Receiver<Command>, recorder: &Recorder) {
+    fn work(mut self, commands: &Receiver<Command>, recorder: &Recorder, page: &Feed) {
         while let Ok(command) = commands.recv() {
             let over = matches!(command, Command::Finish);
             for row in self.take(command) {
+                let to = row.step;
                 recorder.record(Record::Entry(Entry::Diagnosis(row)));
+                page.tell(|| News::Window(to));
             }
             if over {
                 return;

@@ -11,6 +11,8 @@
 //! | [`exchange`] | the key-value rendezvous of a generation |
 //! | [`watchers`] | progress and events for whoever looks on |
 //! | [`diagnosis`] | what trainers tell of single images, beside the machine |
+//! | [`meters`] | what trainers say of themselves that nothing hangs on, and how fast they are answered |
+//! | [`page`] | the web page, its interface and `/metrics` |
 //! | [`recorder`] | journal, TensorBoard and manifest, on a thread of their own |
 //! | [`gate`], [`rights`] | who is let in, and who may call what |
 //! | [`service`] | the gRPC face |
@@ -25,6 +27,8 @@ pub mod gate;
 pub mod history;
 pub mod inputs;
 pub mod machine;
+pub mod meters;
+pub mod page;
 pub mod recorder;
 pub mod replay;
 pub mod rights;

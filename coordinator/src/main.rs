@@ -49,6 +49,9 @@ struct Arguments {
     /// Where to listen; port 0 takes a free one
     #[arg(long, env = "BEGAN_LISTEN", default_value = "127.0.0.1:0", value_name = "HOST:PORT")]
     listen: String,
+    /// Serve the run's page, its interface and /metrics there; port 0 takes a free one
+    #[arg(long, env = "BEGAN_HTTP", value_name = "HOST:PORT")]
+    http: Option<String>,
     /// How many trainers make the world
     #[arg(long, env = "BEGAN_WORLD", value_parser = clap::value_parser!(u32).range(1..))]
     world: u32,
@@ -140,6 +143,7 @@ async fn run(arguments: Arguments, credentials: Credentials) -> ExitCode {
     let options = Options {
         run: arguments.run,
         listen: arguments.listen,
+        http: arguments.http,
         credentials,
         world: arguments.world,
         nodes: arguments.nodes,
@@ -163,7 +167,13 @@ async fn run(arguments: Arguments, credentials: Credentials) -> ExitCode {
     if arguments.supervised {
         end_with_stdin(coordinator.handle());
     }
-    let ready = format!("{}\n", serde_json::json!({ "listening": address.to_string() }));
+    let mut ready = serde_json::json!({ "listening": address.to_string() });
+    if let Some(page) = coordinator.page() {
+        tracing::info!("the page is at {}", page.url());
+        ready["http"] = page.url().into();
+        ready["fingerprint"] = page.fingerprint().into();
+    }
+    let ready = format!("{ready}\n");
     if let Err(error) = std::io::stdout().write_all(ready.as_bytes()).and_then(|()| std::io::stdout().flush()) {
         tracing::warn!("nobody reads where this coordinator listens ({address}): {error}");
     }

@@ -13,7 +13,9 @@ use began_credentials::{Arguments, ArgumentsError};
 use began_data::DataError;
 use began_proto::v1::DESCRIPTORS;
 use began_proto::v1::coordinator_server::CoordinatorServer;
-use began_record::{Announcement, Checkpoint, Journal, RecordError, RunDir, RunLock};
+use began_record::{
+    Announcement, Checkpoint, EventRow, Journal, RecordError, RunDir, RunLock, RunManifest, StepRow,
+};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -28,6 +30,8 @@ use crate::gate::{self, Limits};
 use crate::history::History;
 use crate::inputs::InputLog;
 use crate::machine::{Action, Machine, Plan, PlanError, Resume};
+use crate::meters::Meters;
+use crate::page::{self, Page};
 use crate::recorder::{Recorder, Recording, wall_clock};
 use crate::rights::Rights;
 use crate::service::Face;
@@ -52,6 +56,8 @@ pub struct Options {
     pub run: PathBuf,
     /// `host:port`; port 0 takes a free one.
     pub listen: String,
+    /// Where the page is served, if it is: `host:port`.
+    pub http: Option<String>,
     /// Who is let in.
     pub credentials: Arguments,
     /// How many trainers make the world.
@@ -109,6 +115,14 @@ pub enum StartError {
         /// The system's words.
         error: std::io::Error,
     },
+    /// The page's address.
+    #[error("the page cannot listen on {address}: {error}{}", in_use_http(error))]
+    ListenHttp {
+        /// As given.
+        address: String,
+        /// The system's words.
+        error: std::io::Error,
+    },
     /// What is to prove who may come in, or that nothing is.
     #[error(transparent)]
     Credentials(#[from] ArgumentsError),
@@ -123,8 +137,16 @@ pub enum StartError {
 }
 
 fn in_use(error: &std::io::Error) -> &'static str {
+    advice(error, "; another process listens there, choose another --listen")
+}
+
+fn in_use_http(error: &std::io::Error) -> &'static str {
+    advice(error, "; another process listens there, choose another --http")
+}
+
+fn advice(error: &std::io::Error, in_use: &'static str) -> &'static str {
     match error.kind() {
-        std::io::ErrorKind::AddrInUse => "; another process listens there, choose another --listen",
+        std::io::ErrorKind::AddrInUse => in_use,
         std::io::ErrorKind::AddrNotAvailable => "; this machine does not have that address",
         std::io::ErrorKind::InvalidInput => "; an address has the form HOST:PORT, with a port up to 65535",
         _ => "",
@@ -143,6 +165,7 @@ pub struct Coordinator {
     actor: JoinHandle<()>,
     server: JoinHandle<Result<(), tonic::transport::Error>>,
     guarded: &'static str,
+    page: Option<Page>,
     turned_away: Arc<TurnedAway>,
     shut_down: oneshot::Sender<()>,
     _lock: RunLock,
@@ -187,7 +210,8 @@ impl Coordinator {
                 Err(error) => warnings.push(format!("no checkpoint of the run can be used: {error}")),
             }
         }
-        let plan = plan(&run, &manifest.run, &manifest.data_digest, &journal, options)?;
+        let past = (journal.steps()?, journal.events()?);
+        let plan = plan(&run, &manifest, &past, options)?;
         let config = plan.config.clone();
         let world = plan.world;
         let durable = Arc::new(AtomicU64::new(plan.recorded.0));
@@ -202,6 +226,10 @@ impl Coordinator {
         let guard = options.credentials.server(&at)?;
         let listener = TcpListener::bind(&at[..]).await.map_err(cannot_listen)?;
         let address = listener.local_addr().map_err(cannot_listen)?;
+        let http = match &options.http {
+            Some(http) => Some(listen_for_page(http, &options.credentials).await?),
+            None => None,
+        };
 
         let start = journal.start(wall_clock(), &kept)?;
         let (inputs, taken) = mpsc::channel(INCOMING);
@@ -212,16 +240,18 @@ impl Coordinator {
             .map_err(|error| StartError::Start { what: "the recorder's thread", error: error.to_string() })?;
 
         let recorder = if options.journal { recorder } else { recorder.silenced() };
-        let (diagnosis, collecting) = Collector::start(config.clone(), lineage, &recent, recorder.clone())
+        let (feed, taking) = if http.is_some() { page::feed::feed() } else { page::feed::nobody() };
+        let started = Collector::start(config.clone(), lineage, &recent, recorder.clone(), feed.clone());
+        let (diagnosis, collecting) = started
             .map_err(|error| StartError::Start { what: "the diagnosis' thread", error: error.to_string() })?;
         let exchange = Arc::new(Exchange::new(manifest.run.clone()));
         let watchers = Arc::new(Watchers::default());
         let letterhead = Letterhead {
-            run: manifest.run,
-            config: config_text,
-            data_digest: manifest.data_digest,
+            run: manifest.run.clone(),
+            config: config_text.clone(),
+            data_digest: manifest.data_digest.clone(),
             heartbeat_seconds: config.run.heartbeat_timeout / 4.0,
-            durable,
+            durable: durable.clone(),
         };
         let actor = Actor {
             machine,
@@ -230,6 +260,7 @@ impl Coordinator {
             watchers: watchers.clone(),
             recorder,
             diagnosis: diagnosis.clone(),
+            page: feed,
             inputs: InputLog,
             launch: manifest.launches.len() as u32,
             steps: config.run.steps,
@@ -242,7 +273,28 @@ impl Coordinator {
         let (told, outcome) = oneshot::channel();
         let actor = tokio::spawn(actor.run(taken, told));
         let turned_away = Arc::new(TurnedAway::new(complaint(inputs.clone())));
-        let face = Face::new(inputs.clone(), exchange, watchers, turned_away.clone(), diagnosis);
+        let meters = Arc::new(Meters::default());
+        let face = Face::new(inputs.clone(), exchange, watchers, turned_away.clone(), diagnosis, meters.clone());
+        let page = match http {
+            None => None,
+            Some((listener, guard)) => {
+                let setup = page::Setup {
+                    listener,
+                    guard,
+                    run: run.clone(),
+                    config: (config, config_text),
+                    manifest,
+                    past,
+                    world,
+                    actor: inputs.clone(),
+                    meters,
+                    durable,
+                    log: turned_away.clone(),
+                };
+                let cannot = |error: std::io::Error| StartError::Start { what: "the page", error: error.to_string() };
+                Some(Page::open(setup, taking).map_err(cannot)?)
+            }
+        };
         let (shut_down, asked) = oneshot::channel();
         let guarded = guard.in_words();
         let tls = guard.is_secure();
@@ -250,7 +302,13 @@ impl Coordinator {
         let incoming = gate::open(listener, guard, limits, turned_away.clone());
         let server = serve(incoming, face, turned_away.clone(), asked).await?;
         let credentials = options.credentials.folder();
-        run.announce(&Announcement { address: address.to_string(), pid: std::process::id(), tls, credentials })?;
+        run.announce(&Announcement {
+            address: address.to_string(),
+            pid: std::process::id(),
+            tls,
+            credentials,
+            page: page.as_ref().map(Page::url),
+        })?;
         Ok(Self {
             run,
             address,
@@ -261,6 +319,7 @@ impl Coordinator {
             actor,
             server,
             guarded,
+            page,
             turned_away,
             shut_down,
             _lock: lock,
@@ -279,6 +338,12 @@ impl Coordinator {
         self.guarded
     }
 
+    /// The page, if one is served.
+    #[must_use]
+    pub fn page(&self) -> Option<&Page> {
+        self.page.as_ref()
+    }
+
     /// A handle to ask it for things.
     #[must_use]
     pub fn handle(&self) -> Handle {
@@ -288,7 +353,7 @@ impl Coordinator {
     /// Waits for the run to end, writes everything down and shuts the server down. Takes at most the time to flush and a
     /// grace for clients, once the run has ended.
     pub async fn finished(self) -> Outcome {
-        let Self { run, outcome, recording, collecting, actor, mut server, shut_down, turned_away, _lock, .. } = self;
+        let Self { run, outcome, recording, collecting, actor, mut server, page, shut_down, turned_away, _lock, .. } = self;
         let outcome = outcome.await.unwrap_or_else(|_| Outcome {
             failed: true,
             reason: "the coordinator's own task ended: this is a defect of the coordinator".into(),
@@ -305,6 +370,7 @@ impl Coordinator {
             server.abort();
         }
         actor.abort();
+        drop(page);
         run.retract();
         if let Some(total) = turned_away.total() {
             tracing::info!("{total}");
@@ -313,13 +379,26 @@ impl Coordinator {
     }
 }
 
+/// Where the page listens, and how it is guarded.
+async fn listen_for_page(http: &str, credentials: &Arguments) -> Result<(TcpListener, page::Guard), StartError> {
+    let cannot_listen = |error| StartError::ListenHttp { address: http.into(), error };
+    let at: Vec<SocketAddr> = tokio::net::lookup_host(http).await.map_err(cannot_listen)?.collect();
+    let guard = credentials.page(&at)?;
+    Ok((TcpListener::bind(&at[..]).await.map_err(cannot_listen)?, guard))
+}
+
 /// Puts together what the machine starts from.
-fn plan(run: &RunDir, name: &str, data_digest: &str, journal: &Journal, options: &Options) -> Result<Plan, StartError> {
+fn plan(
+    run: &RunDir,
+    manifest: &RunManifest,
+    (steps, events): &(Vec<StepRow>, Vec<EventRow>),
+    options: &Options,
+) -> Result<Plan, StartError> {
     let config = run.config()?;
     let path = Path::new(&config.data.path);
     let data = began_data::Manifest::load(path)?;
-    if data.digest != data_digest {
-        let (expected, found) = (data_digest.to_owned(), data.digest);
+    if data.digest != manifest.data_digest {
+        let (expected, found) = (manifest.data_digest.clone(), data.digest);
         return Err(StartError::OtherData { path: path.into(), expected, found });
     }
     if data.size != config.model.size {
@@ -329,10 +408,9 @@ fn plan(run: &RunDir, name: &str, data_digest: &str, journal: &Journal, options:
         return Err(PlanError::NoLanes.into());
     }
     let order = SampleOrder::new(config.run.seed, data.shard_samples(), config.run.lanes, config.run.batch)?;
-    let events = journal.events()?;
-    let history = History::of(&events);
+    let history = History::of(events);
     // What a step back has made void may still lie there, if the coordinator died right after it decided that.
-    let steps: Vec<_> = journal.steps()?.into_iter().filter(|row| history.allows(row.record.step.next())).collect();
+    let steps: Vec<_> = steps.iter().filter(|row| history.allows(row.record.step.next())).collect();
     let mut checkpoints = run.checkpoints().unwrap_or_default();
     checkpoints.retain(|checkpoint| history.allows(checkpoint.step));
     for checkpoint in &mut checkpoints {
@@ -354,7 +432,7 @@ fn plan(run: &RunDir, name: &str, data_digest: &str, journal: &Journal, options:
         lineage: history.lineage,
         rollbacks: history.rollbacks,
         lowered: history.lowered,
-        run: name.to_owned(),
+        run: manifest.run.clone(),
         order,
         world: options.world,
         nodes: options.nodes,

@@ -3,16 +3,19 @@
 //! Nothing is decided here about a run. What a peer sends may be anything: a stream that does not begin with a hello, or is
 //! silent instead, is closed; messages that make no sense are named and dropped.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use began_proto::v1::coordinator_server::Coordinator;
 use began_proto::v1::{
     ControlRequest, ControlResponse, CoordinatorMessage, ExchangeRequest, ExchangeResponse, StatusRequest,
-    StatusResponse, TrainerMessage, WatchEvent, WatchRequest, trainer_message,
+    StatusResponse, StepLosses, TrainerMessage, WatchEvent, WatchRequest, coordinator_message, trainer_message,
 };
 use tokio::sync::{mpsc, oneshot};
+use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -22,7 +25,8 @@ use crate::exchange::Exchange;
 use crate::gate::Peer;
 use crate::gate::pace::Pace;
 use crate::gate::turned_away::TurnedAway;
-use crate::machine::ConnectionId;
+use crate::machine::{Body, ConnectionId, Said};
+use crate::meters::{Meter, Meters};
 use crate::watchers::Watchers;
 use crate::wire;
 
@@ -41,6 +45,7 @@ pub struct Face {
     watchers: Arc<Watchers>,
     turned_away: Arc<TurnedAway>,
     diagnosis: Collector,
+    meters: Arc<Meters>,
     connections: AtomicU64,
 }
 
@@ -53,8 +58,9 @@ impl Face {
         watchers: Arc<Watchers>,
         turned_away: Arc<TurnedAway>,
         diagnosis: Collector,
+        meters: Arc<Meters>,
     ) -> Self {
-        Self { actor, exchange, watchers, turned_away, diagnosis, connections: AtomicU64::new(0) }
+        Self { actor, exchange, watchers, turned_away, diagnosis, meters, connections: AtomicU64::new(0) }
     }
 
     /// Asks the actor, with a bound.
@@ -72,7 +78,7 @@ impl Face {
 
 #[tonic::async_trait]
 impl Coordinator for Face {
-    type SessionStream = ReceiverStream<Result<CoordinatorMessage, Status>>;
+    type SessionStream = Outgoing;
     type WatchStream = ReceiverStream<Result<WatchEvent, Status>>;
 
     async fn session(
@@ -83,9 +89,9 @@ impl Coordinator for Face {
         let (queue, outgoing) = mpsc::channel(OUTGOING);
         // The answer goes out at once: a client may wait for its headers before it sends a hello.
         let stranger = Stranger { peer: request.extensions().get().cloned(), turned_away: self.turned_away.clone() };
-        let ends = (self.actor.clone(), self.diagnosis.clone());
+        let ends = Ends { actor: self.actor.clone(), diagnosis: self.diagnosis.clone(), meters: self.meters.clone() };
         tokio::spawn(listen(connection, request.into_inner(), queue, ends, stranger));
-        Ok(Response::new(ReceiverStream::new(outgoing)))
+        Ok(Response::new(Outgoing { queue: outgoing, meters: self.meters.clone() }))
     }
 
     async fn exchange(&self, request: Request<ExchangeRequest>) -> Result<Response<ExchangeResponse>, Status> {
@@ -93,7 +99,9 @@ impl Coordinator for Face {
     }
 
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
-        self.ask(Input::Status).await.map(Response::new)
+        let mut status = self.ask(Input::Status).await?;
+        self.meters.complete(&mut status.trainers);
+        Ok(Response::new(status))
     }
 
     async fn watch(&self, _: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
@@ -111,6 +119,62 @@ impl Coordinator for Face {
         let step = self.ask(|reply| Input::Control { action, reason, grace, reply }).await?;
         let step = step.map_err(Status::failed_precondition)?;
         Ok(Response::new(ControlResponse { step: step.0 }))
+    }
+}
+
+/// What goes to one trainer.
+#[derive(Debug)]
+pub struct Outgoing {
+    queue: mpsc::Receiver<Result<CoordinatorMessage, Status>>,
+    meters: Arc<Meters>,
+}
+
+impl Stream for Outgoing {
+    type Item = Result<CoordinatorMessage, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let next = self.queue.poll_recv(context);
+        if let Poll::Ready(Some(Ok(message))) = &next
+            && matches!(message.body, Some(coordinator_message::Body::Equilibrium(_)))
+        {
+            self.meters.answered();
+        }
+        next
+    }
+}
+
+/// Where what one trainer says goes to.
+struct Ends {
+    actor: mpsc::Sender<Input>,
+    diagnosis: Collector,
+    meters: Arc<Meters>,
+}
+
+/// The meter of one trainer, for as long as its stream lives.
+struct Metered {
+    meter: Arc<Meter>,
+    meters: Arc<Meters>,
+    trainer: String,
+}
+
+impl Metered {
+    fn of(hello: &Said, meters: Arc<Meters>) -> Self {
+        let trainer = match &hello.body {
+            Body::Hello(hello, _) => hello.trainer.0.clone(),
+            _ => String::new(),
+        };
+        Self { meter: meters.of(&trainer), meters, trainer }
+    }
+
+    fn losses(&self, losses: &StepLosses) {
+        self.meters.heard();
+        self.meter.losses(losses);
+    }
+}
+
+impl Drop for Metered {
+    fn drop(&mut self) {
+        self.meters.forget(&self.trainer, &self.meter);
     }
 }
 
@@ -135,7 +199,7 @@ async fn listen(
     connection: ConnectionId,
     mut incoming: Streaming<TrainerMessage>,
     queue: mpsc::Sender<Result<CoordinatorMessage, Status>>,
-    (actor, diagnosis): (mpsc::Sender<Input>, Collector),
+    Ends { actor, diagnosis, meters }: Ends,
     stranger: Stranger,
 ) {
     let pace = Pace::of_messages();
@@ -148,6 +212,7 @@ async fn listen(
             return;
         }
     };
+    let meter = Metered::of(&first, meters);
     let (alive, mut closed) = oneshot::channel();
     if actor.send(Input::Connected(connection, Outlet { queue, alive })).await.is_err()
         || actor.send(Input::Said(connection, first)).await.is_err()
@@ -173,6 +238,14 @@ async fn listen(
             }
             Some(trainer_message::Body::Sample(ref sample)) => {
                 diagnosis.diversity(sample.step, sample.diversity);
+                message
+            }
+            Some(trainer_message::Body::Losses(ref losses)) => {
+                meter.losses(losses);
+                message
+            }
+            Some(trainer_message::Body::Heartbeat(ref beat)) => {
+                meter.meter.heartbeat(beat);
                 message
             }
             _ => message,

@@ -328,6 +328,7 @@ pub fn status(status: Status) -> proto::StatusResponse {
             seconds_since_heard: view.silence.as_secs_f64(),
             first_lane: view.lanes.start,
             end_lane: view.lanes.end,
+            ..Default::default()
         })
         .collect();
     proto::StatusResponse {
@@ -360,7 +361,7 @@ mod tests {
         let losses = proto::StepLosses { step: u64::MAX, ..Default::default() };
         assert!(said(message(Some(trainer_message::Body::Losses(losses)))).is_err_and(|why| why.contains("no run")));
         assert!(said(message(None)).is_err());
-        let beat = proto::Heartbeat { phase: 99, phase_seconds: f64::NAN, step: 0 };
+        let beat = proto::Heartbeat { phase: 99, phase_seconds: f64::NAN, ..Default::default() };
         let beat = said(message(Some(trainer_message::Body::Heartbeat(beat)))).map(|said| said.body);
         let expected = Heartbeat { activity: Activity::Unknown, seconds: 0.0, step: Step(0) };
         assert_eq!(beat, Ok(Body::Heartbeat(expected)));

@@ -9,6 +9,7 @@ use clap::{Args, ValueEnum};
 
 use crate::bundle::Bundle;
 use crate::client::Client;
+use crate::page::{Page, PageKeys};
 use crate::pem::{inline, read_secret};
 use crate::role::Role;
 use crate::server::Server;
@@ -111,6 +112,28 @@ impl Arguments {
             Some(exposed) => Err(ArgumentsError::Exposed(*exposed)),
             None => Ok(Server::plain()),
         }
+    }
+
+    /// How to serve the page on these addresses.
+    ///
+    /// # Errors
+    /// As [`Arguments::server`].
+    pub fn page(&self, listen: &[SocketAddr]) -> Result<Page, ArgumentsError> {
+        if self.is_given() && self.tls != Mode::Off {
+            return Page::secure(self.bundle()?.as_ref(), self.token()?.as_ref());
+        }
+        self.server(listen).map(|_| Page::plain())
+    }
+
+    /// The page keys of a coordinator that was told the same; none where it asks for none.
+    ///
+    /// # Errors
+    /// If what is given cannot be used.
+    pub fn page_keys(&self) -> Result<Option<PageKeys>, ArgumentsError> {
+        if !self.is_given() || self.tls == Mode::Off {
+            return Ok(None);
+        }
+        Ok(PageKeys::of(self.bundle()?.as_ref(), self.token()?.as_ref()))
     }
 
     /// How to speak to a coordinator; `role`: as what, where only the token is shown.

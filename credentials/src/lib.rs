@@ -8,6 +8,7 @@
 //! | [`token`] | the run token, and the proof of holding it that is good for one connection only |
 //! | [`arguments`] | `--tls`, `--tls-ca`, `--tls-cert`, `--tls-key`, `--token-file`, and what follows from them |
 //! | [`client`], [`server`] | the two ends of a connection |
+//! | [`page`] | the web page's end of a connection, and the keys that browsers show |
 //! | [`refusal`] | why somebody was not let in |
 //!
 //! A connection is proved before the first byte of gRPC: who has no rights sees a TLS handshake that fails, and nothing else.
@@ -17,6 +18,7 @@ pub mod arguments;
 pub mod authority;
 pub mod bundle;
 pub mod client;
+pub mod page;
 mod pem;
 pub mod refusal;
 pub mod role;
@@ -28,6 +30,7 @@ pub use arguments::{Arguments, ArgumentsError, Mode};
 pub use authority::Authority;
 pub use bundle::Bundle;
 pub use client::Client;
+pub use page::{Page, PageKeys};
 pub use refusal::Refusal;
 pub use role::{Right, Role};
 pub use server::Server;

@@ -56,8 +56,7 @@ impl Server {
             (Some(bundle), _) => (bundle, Some(bundle.authority.as_str()).filter(|text| !text.is_empty())),
             // Whoever holds the token knows us by it, not by this certificate.
             (None, Some(_)) => {
-                let made = Authority::new("token").and_then(|authority| authority.issue(Role::Coordinator, &[]));
-                own = made.map_err(|error| ArgumentsError::Cannot(error.to_string()))?;
+                own = as_token_holder()?;
                 (&own, None)
             }
             (None, None) => return Err(ArgumentsError::NothingGiven),
@@ -142,8 +141,16 @@ impl Server {
     }
 }
 
+/// A certificate for a coordinator that is known by the token it holds.
+pub(crate) fn as_token_holder() -> Result<Bundle, ArgumentsError> {
+    let made = Authority::new("token").and_then(|authority| authority.issue(Role::Coordinator, &[]));
+    let bundle = made.map_err(|error| ArgumentsError::Cannot(error.to_string()))?;
+    // Nobody else has a certificate of that authority.
+    Ok(Bundle { authority: String::new(), ..bundle })
+}
+
 /// The one role that a certificate gives.
-fn role_in(certificate: &CertificateDer<'_>) -> Option<Role> {
+pub(crate) fn role_in(certificate: &CertificateDer<'_>) -> Option<Role> {
     let certificate = webpki::EndEntityCert::try_from(certificate).ok()?;
     let mut roles = certificate.valid_uri_names().filter_map(Role::from_uri);
     let role = roles.next();

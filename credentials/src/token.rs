@@ -73,6 +73,11 @@ impl Token {
         self.check(Side::Caller, role, binding, &said[1..]).then_some(role)
     }
 
+    /// What else is derived from it.
+    pub(crate) fn secret(&self) -> &hmac::Key {
+        &self.0
+    }
+
     pub(crate) fn sign(&self, side: Side, role: Role, binding: &Binding) -> hmac::Tag {
         hmac::sign(&self.0, &message(side, role, binding))
     }

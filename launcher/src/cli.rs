@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use began_credentials::{Arguments, Mode};
+use began_credentials::{Arguments, Mode, Role};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 mod campaign;
@@ -98,6 +98,8 @@ pub enum Command {
     },
     /// A run in this terminal while it goes on: curves, trainers, events
     Top(TopArgs),
+    /// The address of a run's page, with the key that opens it
+    Page(PageArgs),
     /// Ask a run to finish its step, write a checkpoint and end
     Stop {
         /// The run's folder
@@ -276,6 +278,9 @@ pub struct LaunchArgs {
     /// One line at the end, nothing before
     #[arg(long, env = "BEGAN_QUIET")]
     pub quiet: bool,
+    /// Serve a page about the run, and /metrics for Prometheus, there; port 0 takes a free one
+    #[arg(long, env = "BEGAN_HTTP", value_name = "HOST:PORT")]
+    pub http: Option<String>,
     /// Show the trainers' lines too, each behind "[node 2 rank 17] "
     #[arg(long, env = "BEGAN_FORWARD_LOGS")]
     pub forward_logs: bool,
@@ -293,6 +298,37 @@ pub struct LaunchArgs {
     /// A run token for them to hold, in place of certificates
     #[arg(long, env = "BEGAN_TOKEN_FILE", value_name = "FILE")]
     pub token_file: Option<PathBuf>,
+}
+
+/// Flags of `page`.
+#[derive(Args, Clone, Debug)]
+pub struct PageArgs {
+    /// The run's folder
+    pub run: PathBuf,
+    /// What the address is to let its holder do
+    #[arg(long, value_enum, default_value_t = PageRole::Control)]
+    pub role: PageRole,
+    /// The coordinator's own credentials, where they are not where it says.
+    #[command(flatten)]
+    pub credentials: Arguments,
+}
+
+/// Who a page's address is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PageRole {
+    /// Looks on, and orders checkpoints, samples and a stop
+    Control,
+    /// Looks on
+    Observer,
+}
+
+impl From<PageRole> for Role {
+    fn from(role: PageRole) -> Self {
+        match role {
+            PageRole::Control => Self::Control,
+            PageRole::Observer => Self::Observer,
+        }
+    }
 }
 
 /// Flags of `agent`.

@@ -12,10 +12,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use began_credentials::bundle::{ENVIRONMENT, Paths, private_folder};
-use began_credentials::{Arguments, Authority, Bundle, Client, Mode, Role, Token};
+use began_credentials::{Arguments, Authority, Bundle, Client, Mode, PageKeys, Role, Token};
 use began_record::{Announcement, RunDir};
 use serde::{Deserialize, Serialize};
 
+use crate::page;
 use crate::watch::Contact;
 
 /// A folder whose launcher does not hold it is swept away, but not one that is being made.
@@ -140,6 +141,18 @@ impl Credentials {
         }
     }
 
+    /// The keys to the coordinator's page; none where it asks for none.
+    ///
+    /// # Errors
+    /// If the files are gone.
+    pub fn page_keys(&self) -> Result<Option<PageKeys>> {
+        Ok(match self {
+            Self::Plain => None,
+            Self::Certificates(made) => page::of_files(&Paths::of(&made.folder, Role::Coordinator)).page_keys()?,
+            Self::Token(path) => PageKeys::of(None, Some(&Token::read(path)?)),
+        })
+    }
+
     /// How this process speaks to the coordinator: it may steer the run.
     ///
     /// # Errors
@@ -198,7 +211,7 @@ pub fn contact(announcement: &Announcement, given: &Arguments) -> Result<Contact
     }
     let folder = announcement.credentials.as_deref();
     let files = folder.map(|folder| Paths::of(folder, Role::Control)).filter(|files| files.key.exists());
-    let Some(Paths { authority, certificate, key }) = files else {
+    let Some(files) = files else {
         let place =
             folder.map_or_else(String::new, |folder| format!(" (the launch keeps some in {})", folder.display()));
         bail!(
@@ -206,14 +219,7 @@ pub fn contact(announcement: &Announcement, given: &Arguments) -> Result<Contact
              --tls-cert and --tls-key, or --token-file"
         );
     };
-    let found = Arguments {
-        tls: Mode::Required,
-        tls_ca: Some(authority),
-        tls_cert: Some(certificate),
-        tls_key: Some(key),
-        token_file: None,
-    };
-    Ok(Contact { address, credentials: found.client(Role::Control)? })
+    Ok(Contact { address, credentials: page::of_files(&files).client(Role::Control)? })
 }
 
 /// The same, for the coordinator that a run has announced, if it has.

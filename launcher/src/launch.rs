@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use began::RunConfig;
+use began_credentials::Mode;
 use began_proto::v1::watch_event::Body;
 use began_record::RunDir;
 use nix::sys::signal::Signal;
@@ -26,14 +27,16 @@ use crate::devices::{Device, Gpus};
 use crate::made::Made;
 use crate::nodes::Nodes;
 use crate::output::Log;
+use crate::page::Place;
 use crate::show::Show;
 use crate::supervision::{Act, Asked, Gone, Happened, Process, Supervision, Then};
 use crate::watch::Contact;
-use crate::{ending, node_log, watch};
+use crate::{ending, node_log, page, watch};
 
 mod signals;
 mod start;
 
+pub use start::Listening;
 pub use signals::{Signalled, Signals};
 
 /// How long the connection to a node may take to end once the node was told to kill everything.
@@ -119,6 +122,9 @@ struct Launch<'a> {
     /// Every coordinator of this launch: whichever announced itself last may have been killed.
     coordinators: Vec<u32>,
     contact: Contact,
+    /// Where its page listens, if it serves one.
+    http: Option<String>,
+    page: Option<Place>,
     credentials: Credentials,
     agents: Vec<Agent>,
     supervision: Supervision,
@@ -167,14 +173,15 @@ impl<'a> Launch<'a> {
             .into_iter()
             .chain(address.map(|address| address.to_string()))
             .collect();
+        let exposed = exposed || (args.tls != Mode::Off && args.http.as_deref().is_some_and(page::is_exposed));
         let credentials = Credentials::for_launch(args.tls, args.token_file.as_deref(), &run, &names, exposed)?;
         let (mut coordinator, mut waiter, stdout) =
-            start::coordinator(plan, &path, &plan.nodes.listen(), &credentials, &coordinator_log)?;
+            start::coordinator(plan, &path, (&plan.nodes.listen(), args.http.as_deref()), &credentials, &coordinator_log)?;
         let listening = tokio::select! {
             listening = start::where_it_listens(stdout) => listening.map_err(Stopped::Error),
             asked = signals.asked() => Err(Stopped::Asked(asked)),
         };
-        let (address, stdout) = match listening {
+        let (listening, stdout) = match listening {
             Ok(listening) => listening,
             Err(stopped) => {
                 let exit = start::end_now(&mut coordinator, &mut waiter).await;
@@ -184,8 +191,9 @@ impl<'a> Launch<'a> {
                 });
             }
         };
-        let control = match credentials.client() {
-            Ok(control) => control,
+        let told = credentials.client().and_then(|control| Ok((control, Place::of(&listening, &credentials)?)));
+        let (control, page) = match told {
+            Ok(told) => told,
             Err(error) => {
                 start::end_now(&mut coordinator, &mut waiter).await;
                 return Err(Stopped::Error(error));
@@ -195,7 +203,7 @@ impl<'a> Launch<'a> {
 
         let mut agents: Vec<Agent> = Vec::new();
         for node in 0..plan.shape.nodes {
-            match start_agent(plan, args, &path, node, (&address, &credentials), &teller) {
+            match start_agent(plan, args, &path, node, (&listening.address, &credentials), &teller) {
                 Ok(agent) => agents.push(agent),
                 Err(error) => {
                     // Killed, agents take their trainers with them: they are tied.
@@ -213,7 +221,8 @@ impl<'a> Launch<'a> {
             }
         }
         let (see, seen) = mpsc::unbounded_channel();
-        let contact = Contact { address, credentials: control };
+        let http = listening.http();
+        let contact = Contact { address: listening.address, credentials: control };
         tokio::spawn(watch::follow(contact.clone(), see));
         let supervision = Supervision::new(plan.shape.nodes, args.grace, args.restarts);
         let coordinators = vec![coordinator.pid()];
@@ -225,6 +234,8 @@ impl<'a> Launch<'a> {
             coordinator_log,
             coordinators,
             contact,
+            http,
+            page,
             credentials,
             agents,
             supervision,
@@ -248,6 +259,9 @@ impl<'a> Launch<'a> {
     }
 
     async fn watch_over(&mut self, show: &mut Show) {
+        if let Some(place) = &self.page {
+            show.page(place, self.plan.run.path());
+        }
         let mut watching = true;
         let remote = self.plan.nodes.backend.is_remote();
         let mut said_here = tokio::time::interval((self.plan.nodes.lost_after / 5).max(Duration::from_millis(100)));
@@ -456,7 +470,8 @@ impl<'a> Launch<'a> {
 
     fn start_coordinator(&mut self) {
         let log = coordinator_log(self.plan);
-        match start::coordinator(self.plan, &self.path, &self.contact.address, &self.credentials, &log) {
+        let listen = (self.contact.address.as_str(), self.http.as_deref());
+        match start::coordinator(self.plan, &self.path, listen, &self.credentials, &log) {
             Ok((coordinator, waiter, stdout)) => {
                 self.coordinators.push(coordinator.pid());
                 start::attend_restarted((waiter, stdout), coordinator.pid(), log.clone(), self.teller.clone());

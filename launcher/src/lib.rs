@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`cli`] | the command line |
 //! | [`configure`] | the configuration of a new run, and what a resumed one may change |
+//! | [`page`] | where a run's page is, and the key to it |
 //! | [`nodes`] | where the nodes are, how programs are started on them, what is looked at before |
 //! | [`devices`], [`binaries`] | what there is to compute on, and to start |
 //! | [`train`], [`resume`], [`made`] | a new run and one that goes on, up to the launch; the folder of a new one |
@@ -39,6 +40,7 @@ pub mod ledger;
 pub mod made;
 pub mod nodes;
 pub mod output;
+pub mod page;
 pub mod reproduce;
 pub mod restarts;
 pub mod resume;

@@ -8,7 +8,7 @@ use clap::Parser;
 use launcher::cli::{Cli, Command, with_default_command};
 use launcher::nodes::{check, probe};
 use launcher::{
-    agent, campaign, chaos, diagnose, inspect, kubernetes, ledger, reproduce, resume, tied, top, train, verify,
+    agent, campaign, chaos, diagnose, inspect, kubernetes, ledger, page, reproduce, resume, tied, top, train, verify,
 };
 
 fn main() -> ExitCode {
@@ -21,6 +21,7 @@ fn main() -> ExitCode {
         Command::Campaign(args) => campaign::campaign(&args),
         Command::Diagnose(args) => diagnose::diagnose(&args),
         Command::Compare(args) => diagnose::compare(&args),
+        Command::Page(args) => page::page(&args),
         Command::Digest { run } => inspect::digest(&run),
         Command::Ledger { run, data, json } => ledger::ledger(&run, data.as_deref(), json),
         Command::Kubernetes(args) => kubernetes::kubernetes(&args),
@@ -64,6 +65,7 @@ fn on_this_thread(command: Command) -> Result<u8> {
             | Command::Campaign(_)
             | Command::Diagnose(_)
             | Command::Compare(_)
+            | Command::Page(_)
             | Command::Digest { .. }
             | Command::Verify { .. }
             | Command::Ledger { .. }

@@ -4,6 +4,7 @@
 
 use std::collections::VecDeque;
 use std::io::{IsTerminal, Write};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use began_proto::v1::{Event, Progress};
@@ -11,6 +12,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
 use crate::cli::{LaunchArgs, LogFormat};
+use crate::page::Place;
 
 /// Between two lines of progress where there is no terminal to redraw.
 const PLAIN_PAUSE: Duration = Duration::from_secs(5);
@@ -107,6 +109,25 @@ impl Show {
         match self.form {
             Form::Json => print(&json!({ "kind": "output", "node": node, "rank": rank, "line": line })),
             Form::Quiet | Form::Plain | Form::Bar(_) => self.above(&format!("[node {node} rank {rank}] {line}")),
+        }
+    }
+
+    /// Where the run's page is. Its key is for people alone: what is no terminal may be kept and read by others.
+    pub fn page(&self, place: &Place, run: &Path) {
+        let fingerprint = place.fingerprint.as_deref();
+        match self.form {
+            Form::Quiet => {}
+            Form::Json => print(&json!({ "kind": "page", "url": place.url, "fingerprint": fingerprint })),
+            Form::Plain | Form::Bar(_) => {
+                let terminal = matches!(self.form, Form::Bar(_));
+                self.above(&format!("page: {}", if terminal { place.with_key() } else { place.url.clone() }));
+                if place.key.is_some() && !terminal {
+                    self.above(&format!("page: `launcher page {}` prints it with its key", run.display()));
+                }
+                if let Some(fingerprint) = fingerprint {
+                    self.above(&format!("page: the SHA-256 of its certificate is {fingerprint}"));
+                }
+            }
         }
     }
 

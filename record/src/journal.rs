@@ -113,6 +113,49 @@ pub struct StepRow {
     pub drawn: u64,
 }
 
+/// Consecutive steps, summed up for a curve.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct CurveRow {
+    /// The first step, or the one that the bucket would begin with.
+    pub first: u64,
+    /// How many steps.
+    pub count: u64,
+    /// Of L(x), L(G(z)), k, M_global, the rate and the seconds of a step.
+    pub spans: [Span; 6],
+}
+
+impl CurveRow {
+    /// Takes more steps in.
+    pub fn add(&mut self, count: u64, spans: &[Span; 6]) {
+        self.count += count;
+        for (own, other) in self.spans.iter_mut().zip(spans) {
+            // The extremes leave out what is no number; the sum does not, so that a curve cannot hide it.
+            own.sum += other.sum;
+            own.min = own.min.min(other.min);
+            own.max = own.max.max(other.max);
+        }
+    }
+}
+
+/// The least, the sum and the most of one quantity.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Span {
+    /// The least.
+    pub min: f64,
+    /// All of them together.
+    pub sum: f64,
+    /// The most.
+    pub max: f64,
+}
+
+impl Span {
+    /// Of one step.
+    #[must_use]
+    pub fn of(value: f64) -> Self {
+        Self { min: value, sum: value, max: value }
+    }
+}
+
 /// One row of `events`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EventRow {
@@ -391,6 +434,51 @@ impl Journal {
                 })
             },
         )
+    }
+
+    /// Steps `[from, to)` for curves, each multiple of `width` summed up.
+    ///
+    /// # Errors
+    /// If the journal cannot be read.
+    pub fn curves(&self, from: Step, to: Step, width: u64) -> Result<Vec<CurveRow>, RecordError> {
+        const COLUMNS: [&str; 6] = ["real", "fake", "k", "m_global", "rate", "seconds"];
+        let spans: Vec<String> = COLUMNS.iter().map(|of| format!("min({of}), total({of}), max({of})")).collect();
+        let query = format!(
+            "SELECT min(step), count(*), {} FROM steps WHERE step >= {} AND step < {} GROUP BY step / {} ORDER BY 1",
+            spans.join(", "),
+            from.0 as i64,
+            to.0 as i64,
+            width.max(1) as i64
+        );
+        self.rows(&query, |row| {
+            let mut spans = [Span::of(f64::NAN); 6];
+            for (which, span) in spans.iter_mut().enumerate() {
+                // SQLite keeps what is no number as NULL.
+                let number = |at: usize| Ok::<f64, rusqlite::Error>(row.get::<_, Option<f64>>(at)?.unwrap_or(f64::NAN));
+                let at = 2 + 3 * which;
+                *span = Span { min: number(at)?, sum: number(at + 1)?, max: number(at + 2)? };
+            }
+            Ok(CurveRow { first: row.get::<_, i64>(0)? as u64, count: row.get::<_, i64>(1)? as u64, spans })
+        })
+    }
+
+    /// The window of the diagnosis that ends before `step`.
+    ///
+    /// # Errors
+    /// If the journal cannot be read.
+    pub fn window(&self, step: Step) -> Result<Option<DiagnosisRow>, RecordError> {
+        if !self.has_table("diagnosis")? {
+            return Ok(None);
+        }
+        let query = format!("SELECT step, lineage, window FROM diagnosis WHERE step = {}", step.0 as i64);
+        let found = self.rows(&query, |row| {
+            Ok(DiagnosisRow {
+                step: row.get::<_, i64>(0)? as u64,
+                lineage: row.get::<_, i64>(1)? as u64,
+                window: row.get(2)?,
+            })
+        })?;
+        Ok(found.into_iter().next())
     }
 
     /// Windows of the diagnosis, in order; none in a journal from before there were any.

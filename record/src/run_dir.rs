@@ -29,6 +29,9 @@ pub struct Announcement {
     /// The folder that its credentials lie in, on its machine; others' may lie beside them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<PathBuf>,
+    /// The address of its page, for a browser, if it serves one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub page: Option<String>,
 }
 
 /// The right to drive a run; given up when dropped or when the process ends, however it ends.

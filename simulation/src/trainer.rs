@@ -163,7 +163,7 @@ impl Trainer {
                 Output::Beat => {
                     let step = self.state.map_or(0, |(step, _)| step);
                     let phase = if self.at == At::Compute { wire::Phase::Compute } else { wire::Phase::Reduce };
-                    let beat = wire::Heartbeat { phase: phase.into(), phase_seconds: 0.1, step };
+                    let beat = wire::Heartbeat { phase: phase.into(), phase_seconds: 0.1, step, ..Default::default() };
                     wishes.push(Wish::Send(Box::new(self.protocol.message(Up::Heartbeat(beat)))));
                 }
                 Output::Lease(_) | Output::ForgetLeases => {}

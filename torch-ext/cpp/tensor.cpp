@@ -118,6 +118,13 @@ int began_gpu_memory(int index, int64_t* allocated, int64_t* reserved) {
   })
 }
 
+int began_gpu_total(int index, int64_t* total) {
+  BEGAN_GUARD(-1, {
+    *total = static_cast<int64_t>(at::getDeviceAllocator(at::kCUDA)->getMemoryInfo(static_cast<c10::DeviceIndex>(index)).second);
+    return 0;
+  })
+}
+
 int began_single_threaded() {
   BEGAN_GUARD(-1, {
     at::set_num_threads(1);

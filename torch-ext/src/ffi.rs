@@ -100,6 +100,8 @@ unsafe extern "C" {
     pub fn began_pinned(tensor: *const RawTensor) -> *mut RawTensor;
     pub fn began_to_host(tensor: *const RawTensor) -> *mut RawTensor;
     pub fn began_gpu_memory(index: c_int, allocated: *mut i64, reserved: *mut i64) -> c_int;
+    /// All the memory of a GPU, in bytes.
+    pub fn began_gpu_total(index: c_int, total: *mut i64) -> c_int;
     pub fn began_single_threaded() -> c_int;
     pub fn began_keep_memory() -> c_int;
     pub fn began_torch_version() -> *const c_char;

@@ -59,6 +59,18 @@ pub fn gpu_memory(index: usize) -> Result<GpuMemory, TorchError> {
     Ok(found)
 }
 
+/// All the memory of the GPU of this index, in bytes, as the driver says.
+///
+/// # Errors
+/// If there is no such GPU.
+pub fn gpu_total(index: usize) -> Result<i64, TorchError> {
+    let index = i32::try_from(index).map_err(|_| TorchError(format!("no GPU {index}")))?;
+    let mut total = 0;
+    // SAFETY: the answer goes into a local; exceptions are caught.
+    TorchError::check(unsafe { ffi::began_gpu_total(index, &mut total) })?;
+    Ok(total)
+}
+
 /// Loads `libtorch_cuda.so`, which is not linked to, so that one binary serves machines with and without GPUs.
 ///
 /// # Errors

@@ -67,6 +67,19 @@ pub enum Judgement {
     Unknown,
 }
 
+impl Judgement {
+    /// In a word.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Held => "held",
+            Self::Broken => "broken",
+            Self::Trouble => "trouble",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
 /// One thing that was looked at.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Finding {

@@ -243,7 +243,7 @@ impl Shared {
 
     fn heartbeat(&self) -> TrainerMessage {
         let step = self.step.load(Ordering::SeqCst);
-        self.message(Up::Heartbeat(Heartbeat { phase: Phase::Compute.into(), phase_seconds: 0.0, step }))
+        self.message(Up::Heartbeat(Heartbeat { phase: Phase::Compute.into(), step, ..Default::default() }))
     }
 
     /// The losses of its lanes in the step it is in.

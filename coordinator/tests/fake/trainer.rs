@@ -214,7 +214,7 @@ impl Trainer {
     }
 
     pub async fn beat(&self) -> Result {
-        self.say(Up::Heartbeat(Heartbeat { phase: Phase::Compute.into(), phase_seconds: 0.0, step: 0 })).await
+        self.say(Up::Heartbeat(Heartbeat { phase: Phase::Compute.into(), ..Default::default() })).await
     }
 
     pub fn rank(&self) -> u32 {

@@ -29,24 +29,50 @@ use crate::tied;
 /// How long the coordinator may take to say where it listens.
 const LISTENING: Duration = Duration::from_secs(30);
 
-#[derive(Deserialize)]
-struct Listening {
-    listening: String,
+/// What a coordinator says first.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Listening {
+    /// Where it listens.
+    #[serde(rename = "listening")]
+    pub address: String,
+    /// The address of its page, if it serves one.
+    #[serde(rename = "http")]
+    pub page: Option<String>,
+    /// SHA-256 of its page's certificate, if that has one.
+    pub fingerprint: Option<String>,
+}
+
+impl Listening {
+    /// Where the page listens, for a coordinator that is started again.
+    #[must_use]
+    pub fn http(&self) -> Option<String> {
+        let (_, place) = self.page.as_deref()?.split_once("://")?;
+        Some(place.trim_end_matches('/').to_owned())
+    }
 }
 
 /// A coordinator that was started: its process, who waits for it, and what it says on stdout.
 pub type Started = (Child, Waiter, Option<ChildStdout>);
 
-/// Starts a coordinator that is to listen at `listen`.
+/// Starts a coordinator that is to listen at `listen`, and to serve its page at `http`.
 ///
 /// # Errors
 /// If it cannot be started.
-pub fn coordinator(plan: &Plan, run: &Path, listen: &str, credentials: &Credentials, log: &Log) -> Result<Started> {
+pub fn coordinator(
+    plan: &Plan,
+    run: &Path,
+    (listen, http): (&str, Option<&str>),
+    credentials: &Credentials,
+    log: &Log,
+) -> Result<Started> {
     let mut command = tied::command(&plan.coordinator)?;
     command.arg("--run").arg(run).args(["--listen", listen, "--world", &plan.shape.world().to_string()]);
     command.args(["--nodes", &plan.shape.nodes.to_string(), "--supervised"]);
     if plan.accept_changed_checkpoint {
         command.arg("--accept-changed-checkpoint");
+    }
+    if let Some(http) = http {
+        command.args(["--http", http]);
     }
     credentials.tell(&mut command, Role::Coordinator);
     child::start(command, log, Stdout::Ours)
@@ -171,7 +197,7 @@ pub fn agent(
 ///
 /// # Errors
 /// If it says something else, or nothing.
-pub async fn where_it_listens(stdout: Option<ChildStdout>) -> Result<(String, ChildStdout)> {
+pub async fn where_it_listens(stdout: Option<ChildStdout>) -> Result<(Listening, ChildStdout)> {
     let stdout = stdout.context("the coordinator has no stdout")?;
     let mut lines: Lines<_> = BufReader::new(stdout.take(1 << 16)).lines();
     let line = match timeout(LISTENING, lines.next_line()).await {
@@ -181,7 +207,7 @@ pub async fn where_it_listens(stdout: Option<ChildStdout>) -> Result<(String, Ch
     let line = line.context("the coordinator ended before it said where it listens")?;
     let listening: Listening = serde_json::from_str(&line)
         .with_context(|| format!("the coordinator should say {{\"listening\":\"ADDRESS\"}} first and said {line:?}"))?;
-    Ok((listening.listening, lines.into_inner().into_inner().into_inner()))
+    Ok((listening, lines.into_inner().into_inner().into_inner()))
 }
 
 /// Ends a coordinator whose launch does not begin.

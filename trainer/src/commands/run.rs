@@ -103,6 +103,7 @@ impl Run {
                 return Ok(if too_late.failed { VICTIM } else { 0 });
             }
         };
+        session.activity().computes_on(device);
         let mut writer = None;
         let ended = self.train(&session, device, peers, &mut writer);
         if let Err(error) = &ended {

@@ -1,10 +1,12 @@
 //! What this trainer is doing, as heartbeats tell it. Set by the training loop, read by the session's thread.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use began::Step;
 use began_proto::v1::{self as wire, Phase};
+use tch::Device;
 
 /// What this trainer is doing.
 #[derive(Debug)]
@@ -13,6 +15,13 @@ pub struct Activity {
     phase: AtomicU8,
     since: AtomicU64,
     step: AtomicU64,
+    gpu: OnceLock<Gpu>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Gpu {
+    index: usize,
+    total_bytes: u64,
 }
 
 impl Default for Activity {
@@ -26,7 +35,8 @@ impl Activity {
     #[must_use]
     pub fn new() -> Self {
         let zero = || AtomicU64::new(0);
-        Self { started: Instant::now(), phase: AtomicU8::new(Phase::Starting as u8), since: zero(), step: zero() }
+        let (phase, gpu) = (AtomicU8::new(Phase::Starting as u8), OnceLock::new());
+        Self { started: Instant::now(), phase, since: zero(), step: zero(), gpu }
     }
 
     /// From now on, this.
@@ -40,12 +50,45 @@ impl Activity {
         self.step.store(step.0, Ordering::Relaxed);
     }
 
+    /// It computes on this device: if that is a GPU, its memory is told.
+    pub fn computes_on(&self, device: Device) {
+        if let Device::Cuda(index) = device {
+            // Asked for once: the driver may take its time, and a heartbeat must not wait for it.
+            let total_bytes = torch_ext::gpu_total(index).map_or(0, i64::unsigned_abs);
+            let _ = self.gpu.set(Gpu { index, total_bytes });
+        }
+    }
+
     pub(super) fn heartbeat(&self) -> wire::Heartbeat {
         let since = Duration::from_millis(self.since.load(Ordering::Relaxed));
+        let gpu = self.gpu.get();
+        let used = gpu.and_then(|gpu| torch_ext::gpu_memory(gpu.index).ok());
         wire::Heartbeat {
             phase: self.phase.load(Ordering::Relaxed).into(),
             phase_seconds: self.started.elapsed().saturating_sub(since).as_secs_f64(),
             step: self.step.load(Ordering::Relaxed),
+            resident_bytes: resident_bytes(),
+            device_bytes: used.map_or(0, |memory| memory.reserved.unsigned_abs()),
+            device_total_bytes: gpu.map_or(0, |gpu| gpu.total_bytes),
         }
+    }
+}
+
+/// Memory of this process; 0 where the system does not say.
+fn resident_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let kilobytes = |line: &str| line.strip_prefix("VmRSS:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok();
+    status.lines().find_map(kilobytes).map_or(0, |kilobytes| kilobytes * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_heartbeat_says_how_much_memory_the_process_has() {
+        let beat = Activity::new().heartbeat();
+        assert!(beat.resident_bytes > 1 << 20 && beat.resident_bytes < 1 << 40, "{beat:?}");
+        assert_eq!((beat.device_bytes, beat.device_total_bytes), (0, 0));
     }
 }
