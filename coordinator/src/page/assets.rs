@@ -18,7 +18,41 @@ macro_rules! assets {
     };
 }
 
-assets!("index.html", "style.css", "icon.svg", "main.js");
+assets!(
+    "api.js",
+    "colours.js",
+    "controls.js",
+    "curves.js",
+    "dom.js",
+    "film.js",
+    "format.js",
+    "grid.js",
+    "head.js",
+    "histogram.js",
+    "history.js",
+    "icon.svg",
+    "index.html",
+    "link.js",
+    "live.js",
+    "losses.js",
+    "main.js",
+    "manifest.js",
+    "overview.js",
+    "phase.js",
+    "plot-input.js",
+    "plot.js",
+    "samples.js",
+    "scale.js",
+    "signin.js",
+    "state.js",
+    "style.css",
+    "surface.js",
+    "theme.js",
+    "trainers.js",
+    "world-map.js",
+    "world-table.js",
+    "world.js",
+);
 
 /// The file of this name.
 #[must_use]
