@@ -6,11 +6,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use began::Step;
+use began::diagnosis::Schedule;
 use began_proto::v1::coordinator_client::CoordinatorClient;
 use began_proto::v1::coordinator_message::Body as Down;
 use began_proto::v1::trainer_message::Body as Up;
 use began_proto::v1::{
-    CoordinatorMessage, Heartbeat, Held, Hello, LaneLosses, PastStep, Phase, Recalled, StepLosses, TrainerMessage,
+    CoordinatorMessage, Heartbeat, Held, Hello, ImageLosses, LaneImages, LaneLosses, PastStep, Phase, Recalled, StepLosses,
+    TrainerMessage,
 };
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio_stream::wrappers::UnboundedReceiverStream;
@@ -18,6 +21,8 @@ use tonic::transport::Endpoint;
 
 /// Nothing takes longer.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Images of a lane in a step.
+const IMAGES: u32 = 16;
 
 /// What a trainer was told.
 #[derive(Clone, Copy, Debug)]
@@ -52,19 +57,45 @@ struct Shared {
 pub(crate) struct Fleet {
     address: String,
     lanes: u32,
+    /// Which steps the losses of single images are told of, if they are.
+    images: Option<Schedule>,
     members: BTreeMap<u32, Member>,
     lives: u32,
     seen: (UnboundedSender<Sighting>, UnboundedReceiver<Sighting>),
 }
 
+/// Something between 0 and 1 that looks as if it were drawn.
+fn noise(step: u64, lane: u32, image: u32) -> f64 {
+    let mixed = (step * 0x9e37_79b9 + u64::from(lane) * 0x85eb_ca6b + u64::from(image) * 0xc2b2_ae35 + 1)
+        .wrapping_mul(0x2545_f491_4f6c_dd1d);
+    (mixed >> 40) as f64 / f64::from(1 << 24)
+}
+
+/// The losses of a lane, as of a run that goes well.
 fn loss(step: u64, lane: u32) -> LaneLosses {
-    let wave = ((step * 31 + u64::from(lane) * 7) % 97) as f64 / 97.0;
-    LaneLosses { lane, real: 0.3 + 0.1 * wave, fake: 0.2 + 0.05 * wave, drawn: 1 }
+    let time = step as f64;
+    let real = 0.06 + 0.2 * (-time / 400.0).exp() + 0.02 * (noise(step, lane, 0) - 0.5);
+    let swing = 1.0 + 0.3 * (time / 60.0).sin() * (-time / 900.0).exp();
+    LaneLosses { lane, real, fake: 0.5 * real * swing, drawn: 1 }
+}
+
+/// What is told of a lane's images.
+fn images(step: u64, lane: u32) -> LaneImages {
+    let LaneLosses { real, fake, .. } = loss(step, lane);
+    let spread = |mean: f64, from: u32| {
+        // Sums of three are nearly normal.
+        let draw = |image: u32| (0..3).map(|part| noise(step, lane, from + 3 * image + part)).sum::<f64>() - 1.5;
+        (0..IMAGES).map(|image| (mean * (1.0 + 0.3 * draw(image))) as f32).collect()
+    };
+    LaneImages { lane, real: spread(real, 1), fake: spread(fake, 500), values: 768, out_of_range: 2, inner: 588, specks: 1 }
 }
 
 impl Fleet {
-    pub(crate) fn new(address: &str, lanes: u32) -> Self {
-        Self { address: address.into(), lanes, members: BTreeMap::new(), lives: 0, seen: unbounded_channel() }
+    /// Nobody yet. `images`: whether the losses of single images are told, as trainers do.
+    pub(crate) fn new(address: &str, lanes: u32, images: bool) -> Self {
+        let run = began::config::Run { lanes, steps: 1 << 40, ..began::RunConfig::default().run };
+        let images = images.then(|| Schedule::of(&run));
+        Self { address: address.into(), lanes, images, members: BTreeMap::new(), lives: 0, seen: unbounded_channel() }
     }
 
     /// Connects and says hello; returns once it is let in.
@@ -95,7 +126,7 @@ impl Fleet {
             trainer: format!("bench {place} {}", self.lives),
             node: place / 8,
             local_rank: place % 8,
-            host: "here".into(),
+            host: format!("node-{:03}", place / 8),
             pid: self.lives,
             device: "made up".into(),
             software: "made up".into(),
@@ -157,10 +188,20 @@ impl Fleet {
     }
 
     fn say_losses(&self) {
-        for member in self.members.values() {
-            if let Some(message) = member.shared.losses() {
-                let _ = member.up.send(message);
-            }
+        for (place, member) in &self.members {
+            self.say_losses_of(*place, member);
+        }
+    }
+
+    fn say_losses_of(&self, place: u32, member: &Member) {
+        let step = Step(member.shared.step.load(Ordering::SeqCst));
+        if self.images.is_some_and(|schedule| schedule.measures_losses(step))
+            && let Some(message) = member.shared.images()
+        {
+            let _ = member.up.send(message);
+        }
+        if let Some(message) = member.shared.losses(place) {
+            let _ = member.up.send(message);
         }
     }
 
@@ -177,10 +218,9 @@ impl Fleet {
             let held_back = self.members.remove(&last).context("no trainers")?;
             self.say_losses();
             tokio::time::sleep(Duration::from_millis(8)).await;
-            let message = held_back.shared.losses().context("a trainer without a place")?;
-            self.members.insert(last, held_back);
             let sent = Instant::now();
-            self.members[&last].up.send(message)?;
+            self.say_losses_of(last, &held_back);
+            self.members.insert(last, held_back);
             let answer = self.all_answered().await?;
             answers.push(answer - sent);
         }
@@ -243,18 +283,32 @@ impl Shared {
 
     fn heartbeat(&self) -> TrainerMessage {
         let step = self.step.load(Ordering::SeqCst);
-        self.message(Up::Heartbeat(Heartbeat { phase: Phase::Compute.into(), step, ..Default::default() }))
+        let phase = Phase::Compute.into();
+        self.message(Up::Heartbeat(Heartbeat { phase, step, resident_bytes: 3 << 30, ..Default::default() }))
     }
 
     /// The losses of its lanes in the step it is in.
-    fn losses(&self) -> Option<TrainerMessage> {
+    fn losses(&self, place: u32) -> Option<TrainerMessage> {
+        let (lanes, step) = self.at()?;
+        // One is slow: the others wait for it.
+        let slow = place == 77;
+        let step_seconds = 0.05 + 0.002 * noise(step, place, 9);
+        let waited_seconds = if slow { 0.001 } else { 0.012 + 0.004 * noise(step, place, 10) };
+        let lanes = lanes.map(|lane| loss(step, lane)).collect();
+        Some(self.message(Up::Losses(StepLosses { step, lanes, step_seconds, waited_seconds })))
+    }
+
+    /// What is told of the images in it.
+    fn images(&self) -> Option<TrainerMessage> {
+        let (lanes, step) = self.at()?;
+        Some(self.message(Up::Images(ImageLosses { step, lanes: lanes.map(|lane| images(step, lane)).collect() })))
+    }
+
+    /// Its lanes, if it has any, and the step it is in.
+    fn at(&self) -> Option<(std::ops::Range<u32>, u64)> {
         let (lanes, step) = (self.lanes.load(Ordering::SeqCst), self.step.load(Ordering::SeqCst));
         let lanes = (lanes >> 32) as u32..lanes as u32;
-        if lanes.is_empty() {
-            return None;
-        }
-        let losses = StepLosses { step, lanes: lanes.map(|lane| loss(step, lane)).collect(), ..Default::default() };
-        Some(self.message(Up::Losses(losses)))
+        (!lanes.is_empty()).then_some((lanes, step))
     }
 }
 

@@ -4,6 +4,7 @@
 //! cores with the coordinator, which is a process of its own.
 
 mod fleet;
+mod onlooker;
 mod program;
 
 use std::time::{Duration, Instant};
@@ -12,6 +13,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 
 use fleet::{Fleet, Seen};
+use onlooker::Onlookers;
 use program::Program;
 
 /// Measures generations, broken streams, silence and steps.
@@ -33,6 +35,21 @@ struct Cli {
     /// run.heartbeat_timeout
     #[arg(long, default_value_t = 5.0)]
     heartbeat: f64,
+    /// No page, nobody who looks on, and nothing told of single images: for measuring what all that costs
+    #[arg(long)]
+    bare: bool,
+    /// Measure nothing: keep a world going for so many seconds, for looking at its page
+    #[arg(long, value_name = "SECONDS")]
+    show: Option<u64>,
+    /// Where the page listens
+    #[arg(long, default_value = "127.0.0.1:0")]
+    http: String,
+}
+
+impl Cli {
+    fn http(&self) -> Option<&str> {
+        (!self.bare).then_some(self.http.as_str())
+    }
 }
 
 /// The figures of one number of trainers, in milliseconds.
@@ -43,6 +60,10 @@ struct Figures {
     grown: Vec<f64>,
     silence_beyond: Vec<f64>,
     answer: Vec<f64>,
+    /// As the coordinator itself has measured it, once for each trainer: p50 and p99.
+    own_answer: Option<(f64, f64)>,
+    /// Kilobytes a second of the page's live events and of metrics.
+    traffic: Option<(f64, f64)>,
     steps_a_second: f64,
     cores: f64,
     megabytes: f64,
@@ -51,8 +72,11 @@ struct Figures {
 fn main() -> Result<()> {
     let cli = Cli::parse();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    if let Some(seconds) = cli.show {
+        return runtime.block_on(show(&cli, Duration::from_secs(seconds)));
+    }
     println!(
-        "trainers  generation formed  broken stream -> new one  grown by one  silence beyond its limit  answer p50/p99"
+        "trainers  generation formed  broken stream -> new one  grown by one  silence beyond its limit  answer p50/p99 to the last of all"
     );
     let mut lines = Vec::new();
     for &count in &cli.trainers {
@@ -75,6 +99,12 @@ fn main() -> Result<()> {
             figures.cores,
             figures.megabytes,
         );
+        if let (Some((p50, p99)), Some((live, metrics))) = (figures.own_answer, figures.traffic) {
+            println!(
+                "{count:>8}  from the last losses in to the equilibrium out, as the coordinator measures it for each trainer: p50 {p50:.2}, \
+                 p99 {p99:.2} ms; page {live:.0} kB/s, metrics each second {metrics:.0} kB/s"
+            );
+        }
         lines.push(serde_json::json!({
             "trainers": count,
             "generation_ms": mid(&figures.formed), "generation_ms_max": worst(&figures.formed),
@@ -82,6 +112,8 @@ fn main() -> Result<()> {
             "grown_ms": mid(&figures.grown),
             "silence_beyond_limit_ms": mid(&figures.silence_beyond),
             "silence_beyond_limit_ms_max": worst(&figures.silence_beyond),
+            "own_answer_p50_ms": figures.own_answer.map(|own| own.0), "own_answer_p99_ms": figures.own_answer.map(|own| own.1),
+            "page_kb_per_s": figures.traffic.map(|traffic| traffic.0), "metrics_kb_per_s": figures.traffic.map(|traffic| traffic.1),
             "answer_p50_ms": mid(&figures.answer), "answer_p99_ms": percentile(&figures.answer, 0.99),
             "steps_per_s": figures.steps_a_second, "coordinator_cores": figures.cores, "coordinator_mb": figures.megabytes,
         }));
@@ -104,8 +136,8 @@ fn milliseconds(time: Duration) -> f64 {
 async fn measure(cli: &Cli, count: u32) -> Result<Figures> {
     let mut figures = Figures::default();
     for _ in 0..cli.rounds {
-        let program = Program::start(count, cli.heartbeat)?;
-        let mut fleet = Fleet::new(&program.address, count);
+        let program = Program::start(count, cli.heartbeat, cli.http())?;
+        let mut fleet = Fleet::new(&program.address, count, !cli.bare);
         for place in 0..count - 1 {
             fleet.connect(place).await?;
         }
@@ -123,12 +155,18 @@ async fn measure(cli: &Cli, count: u32) -> Result<Figures> {
         figures.broken.push(milliseconds(told - began));
     }
     // One long-lived world for the rest.
-    let program = Program::start(count, cli.heartbeat)?;
-    let mut fleet = Fleet::new(&program.address, count);
+    let program = Program::start(count, cli.heartbeat, cli.http())?;
+    let mut fleet = Fleet::new(&program.address, count, !cli.bare);
     for place in 0..count {
         fleet.connect(place).await?;
     }
     fleet.all_opened(1, count as usize).await?;
+    let onlookers = program.page.as_deref().map(Onlookers::come);
+    let before = match &program.page {
+        Some(page) => onlooker::answers(page).await?,
+        None => Vec::new(),
+    };
+    let bytes = onlookers.as_ref().map(Onlookers::bytes);
     let cpu = program.cpu_seconds()?;
     let began = Instant::now();
     let answers = fleet.steps(cli.pace, Duration::from_secs(cli.seconds)).await?;
@@ -137,6 +175,13 @@ async fn measure(cli: &Cli, count: u32) -> Result<Figures> {
     figures.steps_a_second = answers.len() as f64 / took;
     figures.cores = (program.cpu_seconds()? - cpu) / took;
     figures.megabytes = program.megabytes()?;
+    if let (Some(page), Some(onlookers), Some((live, metrics))) = (&program.page, onlookers, bytes) {
+        let (live_now, metrics_now) = onlookers.bytes();
+        figures.traffic = Some(((live_now - live) as f64 / 1e3 / took, (metrics_now - metrics) as f64 / 1e3 / took));
+        let after = onlooker::answers(page).await?;
+        let own = |part| 1e3 * onlooker::quantile(&before, &after, part);
+        figures.own_answer = Some((own(0.5), own(0.99)));
+    }
 
     let mut generation = 1;
     for round in 0..cli.rounds.min(3) {
@@ -156,6 +201,22 @@ async fn measure(cli: &Cli, count: u32) -> Result<Figures> {
         figures.grown.push(milliseconds(told - began));
     }
     Ok(figures)
+}
+
+/// Keeps a world going.
+async fn show(cli: &Cli, time: Duration) -> Result<()> {
+    let count = cli.trainers.last().copied().unwrap_or(1024);
+    let program = Program::start(count, cli.heartbeat, Some(&cli.http))?;
+    let mut fleet = Fleet::new(&program.address, count, true);
+    for place in 0..count {
+        fleet.connect(place).await?;
+    }
+    fleet.all_opened(1, count as usize).await?;
+    let page = program.page.as_deref().context("the coordinator serves no page")?;
+    println!("{}", serde_json::json!({ "trainers": count, "page": format!("http://{page}/") }));
+    let steps = fleet.steps(cli.pace, time).await?;
+    println!("{} steps in {} s", steps.len(), time.as_secs());
+    Ok(())
 }
 
 impl Seen {

@@ -15,11 +15,14 @@ use began_record::{RunDir, RunManifest};
 pub(crate) struct Program {
     child: Child,
     pub(crate) address: String,
+    /// `HOST:PORT` of its page, if it serves one.
+    pub(crate) page: Option<String>,
     _folder: tempfile::TempDir,
 }
 
 impl Program {
-    pub(crate) fn start(trainers: u32, heartbeat: f64) -> Result<Self> {
+    /// Starts one for a world of so many trainers; with a page, if that is told where to listen.
+    pub(crate) fn start(trainers: u32, heartbeat: f64, http: Option<&str>) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let digest = made_up_data(folder.path())?;
         let mut config = RunConfig::default();
@@ -33,7 +36,11 @@ impl Program {
         RunDir::create(&run, &config, &RunManifest::new(&config, digest))?;
         let beside = std::env::current_exe()?.with_file_name("coordinator");
         let program = std::env::var_os("BEGAN_COORDINATOR").map_or(beside, Into::into);
-        let mut child = Command::new(&program)
+        let mut command = Command::new(&program);
+        if let Some(http) = http {
+            command.args(["--http", http]);
+        }
+        let mut child = command
             .args(["--listen", "127.0.0.1:0", "--world", &trainers.to_string(), "--supervised", "--run"])
             .arg(&run)
             .env("BEGAN_LOG", "error")
@@ -48,7 +55,9 @@ impl Program {
         }
         let said: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
         let address = said["listening"].as_str().context("the coordinator did not say where it listens")?.to_owned();
-        Ok(Self { child, address, _folder: folder })
+        let page = said["http"].as_str().and_then(|url| url.strip_prefix("http://"));
+        let page = page.map(|page| page.trim_end_matches('/').to_owned());
+        Ok(Self { child, address, page, _folder: folder })
     }
 
     /// Processor time so far.

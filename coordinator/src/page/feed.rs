@@ -1,7 +1,7 @@
 //! What happens in the run, on its way to the page: handed over by the actor without a wait, taken in on the page's own
 //! thread, and passed on to every visitor who follows.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -10,7 +10,7 @@ use began::Step;
 use began_proto::v1::Ended;
 use began_record::{EventRow, StepRow};
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::sync::mpsc;
 
 use super::course::{QUANTITIES, quantities};
@@ -155,17 +155,21 @@ pub fn frame(event: &str, data: &impl Serialize) -> Bytes {
     Bytes::from(format!("event: {event}\ndata: {data}\n\n"))
 }
 
+/// Steps as they travel: columns in single precision, which is finer than any screen.
+#[derive(Serialize)]
+struct Steps {
+    step: Vec<u64>,
+    #[serde(flatten)]
+    columns: BTreeMap<&'static str, Vec<f32>>,
+}
+
 /// Steps as a message; the newest, if there are many.
 #[must_use]
 pub fn steps(rows: &[StepRow]) -> Bytes {
     let rows = &rows[rows.len().saturating_sub(AT_ONCE)..];
-    let mut columns = serde_json::Map::new();
-    columns.insert("step".into(), rows.iter().map(|row| row.record.step.0).collect());
-    for (which, name) in QUANTITIES.into_iter().enumerate() {
-        let column = rows.iter().map(|row| Value::from(quantities(row)[which] as f32)).collect();
-        columns.insert(name.into(), column);
-    }
-    frame("steps", &Value::Object(columns))
+    let column = |which: usize| rows.iter().map(|row| quantities(row)[which] as f32).collect();
+    let columns = QUANTITIES.into_iter().enumerate().map(|(which, name)| (name, column(which))).collect();
+    frame("steps", &Steps { step: rows.iter().map(|row| row.record.step.0).collect(), columns })
 }
 
 /// The end as a message.
