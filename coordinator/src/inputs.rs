@@ -48,9 +48,18 @@ impl std::io::Write for Hashing<'_> {
     }
 }
 
+/// Bytes that wait for the journal at most before they are handed over.
+const HELD_BACK: usize = 64 << 10;
+
 /// Keeps what the machine is told.
+///
+/// Events that decided nothing wait for the one that does, or for the next tick: with a thousand trainers most losses only
+/// complete the others, and waking the recorder for each of them would cost more than everything else about it.
 #[derive(Debug, Default)]
-pub struct InputLog;
+pub struct InputLog {
+    bytes: Vec<u8>,
+    count: u64,
+}
 
 /// An event that is about to be handled.
 #[derive(Debug)]
@@ -68,17 +77,21 @@ impl InputLog {
         Noted { at: at.as_micros() as u64, event }
     }
 
-    /// Hands it to the journal with the decisions it led to.
-    pub fn decided(&self, noted: Noted, decisions: &[Decision], recorder: &Recorder) {
+    /// Takes down the decisions it led to. Before any of them is carried out, the journal is handed all that led to them.
+    pub fn decided(&mut self, noted: Noted, decisions: &[Decision], recorder: &Recorder) {
         let Noted { at, event } = noted;
-        if event.is_none() && decisions.is_empty() {
-            return;
+        let tick = event.is_none();
+        if !(tick && decisions.is_empty()) {
+            let event = event.unwrap_or_else(|| postcard::to_stdvec(&Event::Tick).unwrap_or_default());
+            self.bytes.extend(postcard::to_stdvec(&at).unwrap_or_default());
+            self.bytes.extend_from_slice(&event);
+            self.bytes.extend(postcard::to_stdvec(&digest(decisions)).unwrap_or_default());
+            self.count += 1;
         }
-        let event = event.unwrap_or_else(|| postcard::to_stdvec(&Event::Tick).unwrap_or_default());
-        let mut bytes = postcard::to_stdvec(&at).unwrap_or_default();
-        bytes.extend_from_slice(&event);
-        bytes.extend(postcard::to_stdvec(&digest(decisions)).unwrap_or_default());
-        recorder.record(Record::Input(bytes));
+        if self.count > 0 && (tick || !decisions.is_empty() || self.bytes.len() >= HELD_BACK) {
+            let (bytes, count) = (std::mem::take(&mut self.bytes), std::mem::take(&mut self.count));
+            recorder.record(Record::Inputs(bytes, count));
+        }
     }
 }
 
@@ -143,9 +156,10 @@ mod tests {
         let start = journal.start(0.0, b"a plan")?;
         let (recorder, recording) =
             Recorder::start(run.clone(), journal, start, Default::default(), Box::new(|trouble| panic!("{trouble}")))?;
+        let mut log = InputLog::default();
         for (event, at, decisions) in history() {
-            let noted = InputLog.note(&event, at);
-            InputLog.decided(noted, &decisions, &recorder);
+            let noted = log.note(&event, at);
+            log.decided(noted, &decisions, &recorder);
         }
         recording.finish(Duration::from_secs(10));
 

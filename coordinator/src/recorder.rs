@@ -40,8 +40,8 @@ pub enum Record {
     Discard(Step),
     /// This checkpoint is put aside, for whoever wants to look at it.
     SetAside(Step),
-    /// Something that the machine was told, in the form it is kept in.
-    Input(Vec<u8>),
+    /// So many things that the machine was told, in the form they are kept in.
+    Inputs(Vec<u8>, u64),
     /// Write what there is now: a generation opens, and who joins it remembers nothing of the steps before.
     Now,
 }
@@ -265,9 +265,9 @@ impl Desk {
             }
             Record::SetAside(step) => self.put_aside("damaged", step),
             Record::Now => self.write(),
-            Record::Input(bytes) => {
+            Record::Inputs(bytes, count) => {
                 self.inputs.extend_from_slice(&bytes);
-                self.pending += 1;
+                self.pending += count;
             }
         }
     }

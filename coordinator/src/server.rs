@@ -261,7 +261,7 @@ impl Coordinator {
             recorder,
             diagnosis: diagnosis.clone(),
             page: feed,
-            inputs: InputLog,
+            inputs: InputLog::default(),
             launch: manifest.launches.len() as u32,
             steps: config.run.steps,
             lanes: config.run.lanes,

@@ -14,7 +14,7 @@ use clap::Parser;
 
 use fleet::{Fleet, Seen};
 use onlooker::Onlookers;
-use program::Program;
+use program::Starter;
 
 /// Measures generations, broken streams, silence and steps.
 #[derive(Debug, Parser)]
@@ -75,25 +75,31 @@ struct Figures {
 
 fn main() -> Result<()> {
     let cli = Cli::parse();
-    let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    runtime.worker_threads(2).enable_all();
-    if !cli.as_equals {
-        // Elsewhere a trainer never takes a core away from the coordinator. On this thread, which starts it, nothing changes.
-        runtime.on_thread_start(|| {
+    let (starter, wanted) = Starter::new();
+    // Elsewhere a trainer never takes a core away from the coordinator. This thread, which starts it, stays as it is: what is
+    // started inherits that.
+    let bench = std::thread::Builder::new().name("bench".into()).spawn(move || {
+        if !cli.as_equals {
             // Where it cannot be, the figures are as of equals.
             let _ = rustix::process::nice(19);
-        });
-    }
-    let runtime = runtime.build()?;
+        }
+        bench(&cli, &starter)
+    })?;
+    Starter::serve(&wanted);
+    bench.join().map_err(|_| anyhow::anyhow!("the bench ended by a panic"))?
+}
+
+fn bench(cli: &Cli, starter: &Starter) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     if let Some(seconds) = cli.show {
-        return runtime.block_on(show(&cli, Duration::from_secs(seconds)));
+        return runtime.block_on(show(cli, starter, Duration::from_secs(seconds)));
     }
     println!(
         "trainers  generation formed  broken stream -> new one  grown by one  silence beyond its limit  answer p50/p99 to the last of all"
     );
     let mut lines = Vec::new();
     for &count in &cli.trainers {
-        let figures = runtime.block_on(measure(&cli, count)).with_context(|| format!("with {count} trainers"))?;
+        let figures = runtime.block_on(measure(cli, starter, count)).with_context(|| format!("with {count} trainers"))?;
         let mid = |values: &[f64]| percentile(values, 0.5);
         let worst = |values: &[f64]| percentile(values, 1.0);
         println!(
@@ -146,10 +152,10 @@ fn milliseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
 
-async fn measure(cli: &Cli, count: u32) -> Result<Figures> {
+async fn measure(cli: &Cli, starter: &Starter, count: u32) -> Result<Figures> {
     let mut figures = Figures::default();
     for _ in 0..cli.rounds {
-        let program = Program::start(count, cli.heartbeat, cli.http())?;
+        let program = starter.start(count, cli.heartbeat, cli.http())?;
         let mut fleet = Fleet::new(&program.address, count, !cli.bare);
         for place in 0..count - 1 {
             fleet.connect(place).await?;
@@ -168,7 +174,7 @@ async fn measure(cli: &Cli, count: u32) -> Result<Figures> {
         figures.broken.push(milliseconds(told - began));
     }
     // One long-lived world for the rest.
-    let program = Program::start(count, cli.heartbeat, cli.http())?;
+    let program = starter.start(count, cli.heartbeat, cli.http())?;
     let mut fleet = Fleet::new(&program.address, count, !cli.bare);
     for place in 0..count {
         fleet.connect(place).await?;
@@ -217,9 +223,9 @@ async fn measure(cli: &Cli, count: u32) -> Result<Figures> {
 }
 
 /// Keeps a world going.
-async fn show(cli: &Cli, time: Duration) -> Result<()> {
+async fn show(cli: &Cli, starter: &Starter, time: Duration) -> Result<()> {
     let count = cli.trainers.last().copied().unwrap_or(1024);
-    let program = Program::start(count, cli.heartbeat, Some(&cli.http))?;
+    let program = starter.start(count, cli.heartbeat, Some(&cli.http))?;
     let mut fleet = Fleet::new(&program.address, count, true);
     for place in 0..count {
         fleet.connect(place).await?;

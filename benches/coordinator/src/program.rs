@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, Sender};
 
 use anyhow::{Context, Result};
 use began::RunConfig;
@@ -22,7 +23,7 @@ pub(crate) struct Program {
 
 impl Program {
     /// Starts one for a world of so many trainers; with a page, if that is told where to listen.
-    pub(crate) fn start(trainers: u32, heartbeat: f64, http: Option<&str>) -> Result<Self> {
+    fn start(trainers: u32, heartbeat: f64, http: Option<&str>) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let digest = made_up_data(folder.path())?;
         let mut config = RunConfig::default();
@@ -80,6 +81,39 @@ impl Drop for Program {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// Starts coordinators from a thread of another priority than the one that asks for them.
+pub(crate) struct Starter(Sender<Wanted>);
+
+/// A coordinator that somebody wants.
+pub(crate) struct Wanted {
+    trainers: u32,
+    heartbeat: f64,
+    http: Option<String>,
+    reply: Sender<Result<Program>>,
+}
+
+impl Starter {
+    pub(crate) fn new() -> (Self, Receiver<Wanted>) {
+        let (sender, wanted) = std::sync::mpsc::channel();
+        (Self(sender), wanted)
+    }
+
+    /// See [`Program::start`].
+    pub(crate) fn start(&self, trainers: u32, heartbeat: f64, http: Option<&str>) -> Result<Program> {
+        let (reply, started) = std::sync::mpsc::channel();
+        let http = http.map(str::to_owned);
+        self.0.send(Wanted { trainers, heartbeat, http, reply }).context("nobody starts coordinators")?;
+        started.recv().context("nobody starts coordinators")?
+    }
+
+    /// Starts what is wanted, until nobody is left who could want something.
+    pub(crate) fn serve(wanted: &Receiver<Wanted>) {
+        for Wanted { trainers, heartbeat, http, reply } in wanted {
+            let _ = reply.send(Program::start(trainers, heartbeat, http.as_deref()));
+        }
     }
 }
 
