@@ -38,6 +38,7 @@ demo: build ## train on made-up faces with two trainers; pictures in runs/demo/s
 
 test: export BEGAN_BINARIES := $(CURDIR)/target/debug
 test: build ## all tests
+	@$(PYTHON) setup/axe.py
 	@if cargo nextest --version >/dev/null 2>&1; then \
 	  cargo nextest run --workspace --no-fail-fast; \
 	else \

@@ -97,7 +97,7 @@ OF_TRAIN_JOB = [
     put("TrainingRuntime", SET_IN_RUNTIME + ["replicatedJobs", 1, "template", "metadata", "labels"], {}),
     put("TrainingRuntime", SET_IN_RUNTIME + ["successPolicy", "operator"], "Most"),
 ]
-OF_MONITOR = [put("PodMonitor", ["spec", "endpoints"], []), put("PodMonitor", ["spec", "podMetricsEndpoints", 0, "path"], 5)]
+OF_MONITOR = [put("PodMonitor", ["spec", "endpoints"], []), put("PodMonitor", ["spec", "podMetricsEndpoints", 0, "path"], 5), put("PodMonitor", ["spec", "podMetricsEndpoints", 0, "scheme"], "http")]
 
 # By the case that each is made in.
 ALL = {"4x8": OF_JOBS, "4x8-kueue": OF_JOB_SET, "4x8-trainjob": OF_TRAIN_JOB, "4x8-rdma": OF_MONITOR}

@@ -42,7 +42,10 @@ OWN_SCHEMAS = {
     "PodMonitor": {
         "apiVersion": "monitoring.coreos.com/v1", "kind": str,
         "metadata": dict,
-        "spec": {"selector": {"matchLabels": dict}, "podMetricsEndpoints": [{"port": str, "path": str, "interval": str}]},
+        "spec": {"selector": {"matchLabels": dict}, "podMetricsEndpoints": [{
+            "port": str, "path": str, "interval": str, "scheme": "https", "tlsConfig": dict,
+            "authorization": {"credentials": {"name": str, "key": "page-observer"}},
+        }]},
     },
 }
 

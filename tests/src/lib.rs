@@ -2,6 +2,7 @@
 //!
 //! A test names its own folder, uses ports that the programs choose, and ends only processes it started.
 
+pub mod browser;
 mod desk;
 mod disturbed;
 mod place;

@@ -50,6 +50,7 @@ struct Snapshot {
     answers: Counts,
     events: BTreeMap<String, u64>,
     checkpoint_age: Option<f64>,
+    checkpoint_every: u64,
     behind: u64,
     visitors: usize,
     process: Process,
@@ -76,6 +77,7 @@ impl Snapshot {
             answers: hall.meters.answers.counts(),
             events: tally.events.clone(),
             checkpoint_age: tally.checkpoint_time.map(|time| (wall_clock() - time).max(0.0)),
+            checkpoint_every: hall.past.config().run.checkpoint_every,
             behind: end.saturating_sub(hall.durable.load(Ordering::Relaxed)),
             visitors: hall.live.receiver_count(),
             process: Process::look(),
@@ -120,6 +122,9 @@ impl Collector for Snapshot {
         self.activities(&mut to)?;
         self.trainers(&mut to)?;
         to.counters("began_events", "Events of the run by kind", self.events.iter().map(|(kind, count)| (kind.as_str(), *count)))?;
+        to.gauge("began_checkpoint_every_steps", "Steps between checkpoints; 0: none but the last", None, self.checkpoint_every as f64)?;
+        let behind = status.step.saturating_sub(status.last_checkpoint.unwrap_or(0));
+        to.gauge("began_checkpoint_behind_steps", "Steps since the newest checkpoint", None, behind as f64)?;
         if let Some(step) = status.last_checkpoint {
             to.gauge("began_checkpoint_step", "Step of the newest checkpoint", None, step as f64)?;
         }
@@ -255,5 +260,92 @@ impl Writer<'_> {
         let bounds = CLASSES.into_iter().chain([f64::MAX]);
         let buckets: Vec<(f64, u64)> = bounds.zip(counts.iter().copied()).collect();
         metric.encode_histogram::<NoLabelSet>(*sum, counts.iter().sum(), &buckets, None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    fn written() -> Result<String, Error> {
+        let trainer = TrainerStatus {
+            rank: Some(3),
+            host: "a \"strange\"\nhost".into(),
+            step_seconds: 0.5,
+            resident_bytes: 1,
+            device_bytes: 1,
+            device_total_bytes: 1,
+            ..Default::default()
+        };
+        let status = StatusResponse {
+            phase: "running".into(),
+            trainers: vec![trainer],
+            last_checkpoint: Some(7),
+            ..Default::default()
+        };
+        let mut counts = [0; CLASSES.len() + 1];
+        (counts[3], counts[CLASSES.len()]) = (5, 1);
+        let snapshot = Snapshot {
+            run: "0123456789abcdef".into(),
+            gamma: 0.5,
+            status: Arc::new(status),
+            last: Some([0.2, 0.1, f64::NAN, 0.3, 1e-4]),
+            images_per_second: 100.0,
+            steps_finished: 9,
+            step_seconds: (counts, 1.5),
+            answers: (counts, 0.5),
+            events: [("lost".to_owned(), 2)].into(),
+            checkpoint_age: Some(4.0),
+            checkpoint_every: 100,
+            behind: 1,
+            visitors: 2,
+            process: Process::look(),
+        };
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(snapshot));
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry)?;
+        Ok(text)
+    }
+
+    #[test]
+    fn names_have_their_units_histograms_add_up_and_labels_are_escaped() -> Result<(), Error> {
+        let text = written()?;
+        for line in [
+            "began_equilibrium_k NaN",
+            "began_step_seconds_bucket{le=\"0.002\"} 5",
+            "began_step_seconds_bucket{le=\"5.0\"} 5",
+            "began_step_seconds_bucket{le=\"+Inf\"} 6",
+            "began_step_seconds_count 6",
+            "began_step_seconds_sum 1.5",
+            "began_events_total{kind=\"lost\"} 2",
+            "began_phase{phase=\"running\"} 1.0",
+            "began_phase{phase=\"ended\"} 0.0",
+            "# UNIT began_checkpoint_age_seconds seconds",
+            "# EOF",
+        ] {
+            assert!(text.lines().any(|there| there == line), "{line} is not in\n{text}");
+        }
+        assert!(text.contains("host=\"a \\\"strange\\\"\\nhost\"} 0.5"), "{text}");
+        Ok(())
+    }
+
+    #[test]
+    fn dashboard_and_alerts_ask_for_nothing_that_is_not_served() -> Result<(), Box<dyn std::error::Error>> {
+        let text = written()?;
+        let there: Vec<&str> = text.lines().filter_map(|line| line.split(['{', ' ']).next()).collect();
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/monitoring");
+        for file in ["dashboard.json", "alerts.yaml", "alerts_test.yaml"] {
+            let asked = std::fs::read_to_string(folder.join(file))?;
+            let words = asked.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == '-'));
+            let names: Vec<&str> =
+                words.filter(|word| word.starts_with("began_") || word.starts_with("process_")).collect();
+            assert!(names.len() > 20, "{file}");
+            for name in names {
+                assert!(there.contains(&name), "{file} asks for {name}");
+            }
+        }
+        Ok(())
     }
 }

@@ -51,6 +51,12 @@ impl Past {
         Self { run, config, turn: Arc::new(Semaphore::new(1)), judged: Mutex::new(None) }
     }
 
+    /// The run's configuration.
+    #[must_use]
+    pub fn config(&self) -> &RunConfig {
+        &self.config
+    }
+
     async fn read<T: Send + 'static>(
         &self,
         read: impl FnOnce(&RunDir) -> Result<T, PastError> + Send + 'static,

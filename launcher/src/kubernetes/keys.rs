@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::io::Read;
 
 use anyhow::{Context, Result};
-use began_credentials::Authority;
+use began_credentials::{Authority, PageKeys, Role as Asks, Token};
 use k8s_openapi::api::core::v1::{KeyToPath, Secret};
 
 use super::labels::{self, Role};
@@ -16,6 +16,11 @@ use crate::cli::Keys;
 
 /// Where a pod finds them.
 pub const FOLDER: &str = "/etc/began/tls";
+
+/// Who holds it may look at the page and at its metrics: for Prometheus.
+pub const PAGE_OBSERVER: &str = "page-observer";
+/// Who holds it may press the page's buttons, too.
+pub const PAGE_CONTROL: &str = "page-control";
 
 /// The files that a pod sees.
 #[must_use]
@@ -78,23 +83,35 @@ pub fn looking(wanted: &Wanted) -> Vec<String> {
 /// # Errors
 /// If they cannot be made.
 pub fn fresh(wanted: &Wanted) -> Result<Secret> {
-    let string_data: BTreeMap<String, String> = match wanted.keys {
-        Keys::Token => [("token".to_owned(), token()?)].into(),
+    let (mut string_data, page) = match wanted.keys {
+        Keys::Token => {
+            let text = token()?;
+            let page = PageKeys::of(None, Some(&Token::new(&text)?));
+            (BTreeMap::from([("token".to_owned(), text)]), page)
+        }
         Keys::Certificates => certificates(wanted)?,
     };
+    for (name, role) in [(PAGE_OBSERVER, Asks::Observer), (PAGE_CONTROL, Asks::Control)] {
+        let key = page.as_ref().and_then(|page| page.key(role)).context("no page key can be made")?;
+        string_data.insert(name.into(), key.into());
+    }
     Ok(Secret { string_data: Some(string_data), ..empty(wanted) })
 }
 
 /// Certificates of an authority whose key is forgotten at once: others are made by filling the Secret anew.
-fn certificates(wanted: &Wanted) -> Result<BTreeMap<String, String>> {
+fn certificates(wanted: &Wanted) -> Result<(BTreeMap<String, String>, Option<PageKeys>)> {
     let authority = Authority::new(&wanted.name).context("cannot make an authority")?;
     let names = [labels::coordinator_host(wanted), "localhost".into(), "127.0.0.1".into()];
     let mut files = BTreeMap::from([("ca.pem".to_owned(), authority.certificate().to_owned())]);
-    for role in began_credentials::Role::ALL {
+    let mut page = None;
+    for role in Asks::ALL {
         let made = authority.issue(role, &names).with_context(|| format!("cannot make the {role}'s certificate"))?;
+        if role == Asks::Coordinator {
+            page = PageKeys::of(Some(&made), None);
+        }
         files.extend([(format!("{role}.pem"), made.certificate), (format!("{role}.key"), made.key)]);
     }
-    Ok(files)
+    Ok((files, page))
 }
 
 /// The Secret without them. Applied again, it leaves what was put into it.

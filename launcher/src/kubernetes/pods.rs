@@ -59,8 +59,12 @@ pub fn coordinator(wanted: &Wanted) -> PodTemplateSpec {
     }
     if wanted.monitoring == Monitoring::Annotations {
         let port = HTTP_PORT.to_string();
-        let told =
-            [("prometheus.io/scrape", "true"), ("prometheus.io/port", &port), ("prometheus.io/path", "/metrics")];
+        let told = [
+            ("prometheus.io/scrape", "true"),
+            ("prometheus.io/scheme", "https"),
+            ("prometheus.io/port", &port),
+            ("prometheus.io/path", "/metrics"),
+        ];
         annotations = Some(told.map(|(key, value)| (key.to_owned(), value.to_owned())).into());
     }
     env.extend(everywhere(wanted, Role::Coordinator));

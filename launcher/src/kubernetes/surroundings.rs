@@ -2,7 +2,7 @@
 //! and what tells Prometheus of the coordinator.
 
 use k8s_openapi::api::core::v1::{
-    ConfigMap, PersistentVolumeClaim, PersistentVolumeClaimSpec, Service, ServicePort, ServiceSpec,
+    ConfigMap, PersistentVolumeClaim, PersistentVolumeClaimSpec, SecretKeySelector, Service, ServicePort, ServiceSpec,
     VolumeResourceRequirements,
 };
 use k8s_openapi::api::networking::v1::{
@@ -15,7 +15,8 @@ use serde::Serialize;
 
 use super::labels::{self, HTTP_PORT, PORT, Role};
 use super::wanted::{Volume, Wanted};
-use crate::cli::{Access, Monitoring};
+use super::keys;
+use crate::cli::{Access, Keys, Monitoring};
 
 /// The headless service that gives the pods of two Jobs their names. Also of those that are not ready: a coordinator is
 /// looked for before it is.
@@ -119,10 +120,36 @@ struct PodMonitorSpec {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
 struct Endpoint {
     port: &'static str,
     path: &'static str,
     interval: &'static str,
+    scheme: &'static str,
+    tls_config: TlsConfig,
+    authorization: Authorization,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", untagged)]
+enum TlsConfig {
+    /// It knows the coordinator by the run's authority.
+    #[serde(rename_all = "camelCase")]
+    Authority { ca: FromSecret, server_name: &'static str },
+    /// With a token alone the coordinator's certificate is its own.
+    #[serde(rename_all = "camelCase")]
+    Unknown { insecure_skip_verify: bool },
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+struct FromSecret {
+    secret: SecretKeySelector,
+}
+
+/// The page key of those who look on, as `Authorization: Bearer`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+struct Authorization {
+    credentials: SecretKeySelector,
 }
 
 /// Tells the Prometheus operator of the coordinator, if that was asked for.
@@ -134,7 +161,27 @@ pub fn pod_monitor(wanted: &Wanted) -> Option<PodMonitor> {
         metadata: labels::metadata(wanted, ""),
         spec: PodMonitorSpec {
             selector: labels::only(wanted, Role::Coordinator),
-            pod_metrics_endpoints: vec![Endpoint { port: "http", path: "/metrics", interval: "15s" }],
+            pod_metrics_endpoints: vec![endpoint(wanted)],
         },
     })
+}
+
+fn endpoint(wanted: &Wanted) -> Endpoint {
+    let name = labels::metadata(wanted, "keys").name.unwrap_or_default();
+    let key = |key: &str| SecretKeySelector { name: name.clone(), key: key.into(), optional: None };
+    let tls_config = match wanted.keys {
+        Keys::Certificates => TlsConfig::Authority {
+            ca: FromSecret { secret: key("ca.pem") },
+            server_name: began_credentials::COORDINATOR_NAME,
+        },
+        Keys::Token => TlsConfig::Unknown { insecure_skip_verify: true },
+    };
+    Endpoint {
+        port: "http",
+        path: "/metrics",
+        interval: "15s",
+        scheme: "https",
+        tls_config,
+        authorization: Authorization { credentials: key(keys::PAGE_OBSERVER) },
+    }
 }
