@@ -15,6 +15,7 @@ use began::{RunConfig, Step, StepRecord};
 use began_proto::v1::{ImageLosses, LaneImages};
 use began_record::{DiagnosisRow, Entry};
 
+use crate::courtesy;
 use crate::page::feed::{Feed, News};
 use crate::recorder::{self, Record, Recorder};
 
@@ -66,7 +67,10 @@ impl Collector {
             desk.steps.entry(record.step.0).or_default().record = Some(*record);
         }
         desk.next = next;
-        let work = move || desk.work(&commands, &recorder, &page);
+        let work = move || {
+            courtesy::give_way(courtesy::LEFT_OVER);
+            desk.work(&commands, &recorder, &page);
+        };
         let thread = thread::Builder::new().name("diagnosis".into()).spawn(work)?;
         let collector = Self(queue);
         Ok((collector.clone(), Collecting { collector, thread }))

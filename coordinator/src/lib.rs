@@ -14,6 +14,7 @@
 //! | [`meters`] | what trainers say of themselves that nothing hangs on, and how fast they are answered |
 //! | [`page`] | the web page, its interface and `/metrics` |
 //! | [`recorder`] | journal, TensorBoard and manifest, on a thread of their own |
+//! | [`courtesy`] | threads that give way to the machine's |
 //! | [`gate`], [`rights`] | who is let in, and who may call what |
 //! | [`service`] | the gRPC face |
 //! | [`server`] | puts all of it together over the directory of a run |
@@ -21,6 +22,7 @@
 //! No torch, and nothing on a step's path that touches a disk.
 
 pub mod actor;
+pub mod courtesy;
 pub mod diagnosis;
 pub mod exchange;
 pub mod gate;

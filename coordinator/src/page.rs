@@ -20,6 +20,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::actor::Input;
+use crate::courtesy;
 use crate::gate::turned_away::TurnedAway;
 use crate::machine::Action;
 use crate::meters::Meters;
@@ -124,6 +125,7 @@ impl Page {
         });
         let (close, closed) = oneshot::channel();
         let work = move || {
+            courtesy::give_way(courtesy::LEFT_OVER);
             runtime.block_on(async move {
                 let Ok(listener) = TcpListener::from_std(listener) else { return };
                 let routes = answers::routes(hall.clone(), porter.clone());

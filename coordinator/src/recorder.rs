@@ -14,6 +14,8 @@ use began::Step;
 use began_record::tensorboard::Writer;
 use began_record::{Entry, InputsRow, Journal, Launch, RunDir, StepRow};
 
+use crate::courtesy;
+
 /// Between two transactions.
 const BATCH: Duration = Duration::from_millis(100);
 /// Between two attempts on a disk that refuses.
@@ -100,7 +102,10 @@ impl Recorder {
             noted: 0,
             retry: None,
         };
-        let thread = thread::Builder::new().name("recorder".into()).spawn(move || desk.work(&commands))?;
+        let thread = thread::Builder::new().name("recorder".into()).spawn(move || {
+            courtesy::give_way(courtesy::RECORD);
+            desk.work(&commands);
+        })?;
         Ok((recorder.clone(), Recording { recorder, thread }))
     }
 
