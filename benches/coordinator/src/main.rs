@@ -79,7 +79,8 @@ fn main() -> Result<()> {
     // Elsewhere a trainer never takes a core away from the coordinator. This thread, which starts it, stays as it is: what is
     // started inherits that.
     let bench = std::thread::Builder::new().name("bench".into()).spawn(move || {
-        if !cli.as_equals {
+        // A world for looking at must not lose anybody on a machine that has other things to do.
+        if !cli.as_equals && cli.show.is_none() {
             // Where it cannot be, the figures are as of equals.
             let _ = rustix::process::nice(19);
         }
@@ -225,7 +226,7 @@ async fn measure(cli: &Cli, starter: &Starter, count: u32) -> Result<Figures> {
 /// Keeps a world going.
 async fn show(cli: &Cli, starter: &Starter, time: Duration) -> Result<()> {
     let count = cli.trainers.last().copied().unwrap_or(1024);
-    let program = starter.start(count, cli.heartbeat, Some(&cli.http))?;
+    let program = starter.start(count, cli.heartbeat.max(60.0), Some(&cli.http))?;
     let mut fleet = Fleet::new(&program.address, count, true);
     for place in 0..count {
         fleet.connect(place).await?;
