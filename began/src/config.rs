@@ -72,6 +72,8 @@ pub struct Optimizer {
     pub stall_window: u64,
     /// What the rate is multiplied by then.
     pub stall_factor: f64,
+    /// Decay per step of the average of G's weights that is kept beside them; 0 keeps none. See [`crate::average`].
+    pub average: f64,
 }
 
 /// In what numbers a run computes.
@@ -228,6 +230,7 @@ impl Default for Optimizer {
             rate_floor: 2e-5,
             stall_window: 5_000,
             stall_factor: 0.5,
+            average: 0.0,
         }
     }
 }
@@ -422,6 +425,7 @@ impl RunConfig {
             "above 0 and below 1",
             optimizer.stall_factor,
         )?;
+        check((0.0..1.0).contains(&optimizer.average), "optimizer.average", "at least 0 and below 1", optimizer.average)?;
         check(run.steps >= 1, "run.steps", "at least 1", run.steps)?;
         check(run.steps <= 1 << 48, "run.steps", "at most 2^48", run.steps)?;
         check(run.lanes <= 1 << 16, "run.lanes", "at most 65536", run.lanes)?;
@@ -508,6 +512,8 @@ mod tests {
             ("objective.gamma=nan", "objective.gamma"),
             ("objective.norm=3", "objective.norm"),
             ("optimizer.beta1=1", "optimizer.beta1"),
+            ("optimizer.average=1", "optimizer.average"),
+            ("optimizer.average=-0.1", "optimizer.average"),
             ("run.batch=0", "run.batch"),
             ("run.steps=0", "run.steps"),
             ("run.heartbeat_timeout=0", "run.heartbeat_timeout"),

@@ -8,7 +8,7 @@
 //! | [`upsampled`], [`kernels`] | convolutions over enlarged images, at the lower size |
 //! | [`step`] | one lane's part of a step |
 //! | [`pool`], [`reduce`], [`collective`], [`reduction_thread`] | the sum over lanes, the same bits in any world |
-//! | [`optimizer`], [`state`] | Adam, and what moves when a step is committed |
+//! | [`optimizer`], [`average`], [`state`] | Adam, the average of G's weights, and what moves when a step is committed |
 //! | [`feed`], [`leases`] | what goes into a step: leased shards, noise |
 //! | [`transfer`] | its way to the device, and the losses' way back |
 //! | [`images`] | what is measured of single images, for the diagnosis |
@@ -28,6 +28,7 @@
 pub mod activation;
 pub mod animation;
 pub mod arithmetic;
+pub mod average;
 pub mod checkpoint;
 pub mod checkpoint_writer;
 pub mod collective;
