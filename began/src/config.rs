@@ -8,6 +8,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use toml::Table;
 
+use crate::Step;
+
 mod overlay;
 
 /// The whole configuration of a run.
@@ -124,6 +126,10 @@ pub struct Run {
     pub keep_every: u64,
     /// Steps between sample grids; 0 draws one at the end only.
     pub sample_every: u64,
+    /// Steps between scorings of the model during the run, one more at its end; 0 scores it never. See [`crate::score`].
+    pub evaluate_every: u64,
+    /// Generated images that are scored then, against as many real ones, as far as there are as many.
+    pub evaluate_samples: u32,
     /// Steps between digests of the whole state; 0 takes one at the start and at the end only.
     pub digest_every: u64,
     /// Seconds of silence after which a trainer counts as lost.
@@ -248,6 +254,8 @@ impl Default for Run {
             keep_checkpoints: 3,
             keep_every: 0,
             sample_every: 500,
+            evaluate_every: 0,
+            evaluate_samples: 512,
             digest_every: 1_000,
             heartbeat_timeout: 5.0,
             step_timeout: 600.0,
@@ -432,6 +440,12 @@ impl RunConfig {
         check((1..=65536).contains(&run.batch), "run.batch", "from 1 to 65536", run.batch)?;
         check(run.seed <= i64::MAX as u64, "run.seed", "at most 2^63 - 1", run.seed)?;
         check(run.keep_checkpoints >= 1, "run.keep_checkpoints", "at least 1", run.keep_checkpoints)?;
+        check(
+            (16..=10_000).contains(&run.evaluate_samples),
+            "run.evaluate_samples",
+            "from 16 to 10000",
+            run.evaluate_samples,
+        )?;
         check(seconds(run.heartbeat_timeout), "run.heartbeat_timeout", "seconds, above 0", run.heartbeat_timeout)?;
         check(seconds(run.step_timeout), "run.step_timeout", "seconds, above 0", run.step_timeout)?;
         check(
@@ -449,6 +463,15 @@ impl RunConfig {
         )?;
         check(seconds(run.coordinator_wait), "run.coordinator_wait", "seconds, above 0", run.coordinator_wait)?;
         self.guard.validate()
+    }
+}
+
+impl Run {
+    /// Whether the model is scored in the state of this step.
+    #[must_use]
+    pub fn evaluates(&self, step: Step) -> bool {
+        let every = self.evaluate_every;
+        every > 0 && step.0 > 0 && (step.0.is_multiple_of(every) || step.0 == self.steps)
     }
 }
 
@@ -504,6 +527,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_model_is_scored_at_multiples_and_at_the_end_and_never_unless_asked_for() {
+        let run = Run { steps: 10, evaluate_every: 4, ..Run::default() };
+        let steps = |run: &Run| (0..12).filter(|&step| run.evaluates(Step(step))).collect::<Vec<_>>();
+        assert_eq!(steps(&run), [4, 8, 10]);
+        assert!(steps(&Run { evaluate_every: 0, ..run }).is_empty());
+    }
+
+    #[test]
     fn values_out_of_bounds_are_named() -> Result<(), ConfigError> {
         for (set, key) in [
             ("model.size=100", "model.size"),
@@ -516,6 +547,7 @@ mod tests {
             ("optimizer.average=-0.1", "optimizer.average"),
             ("run.batch=0", "run.batch"),
             ("run.steps=0", "run.steps"),
+            ("run.evaluate_samples=15", "run.evaluate_samples"),
             ("run.heartbeat_timeout=0", "run.heartbeat_timeout"),
             ("guard.not_finite=warn", "guard.not_finite"),
             ("guard.jump_factor=1", "guard.jump_factor"),

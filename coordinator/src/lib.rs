@@ -11,6 +11,7 @@
 //! | [`exchange`] | the key-value rendezvous of a generation |
 //! | [`watchers`] | progress and events for whoever looks on |
 //! | [`diagnosis`] | what trainers tell of single images, beside the machine |
+//! | [`evaluation`] | what trainers score the model at, beside the machine too |
 //! | [`recorder`] | journal, TensorBoard and manifest, on a thread of their own |
 //! | [`gate`], [`rights`] | who is let in, and who may call what |
 //! | [`service`] | the gRPC face |
@@ -20,6 +21,7 @@
 
 pub mod actor;
 pub mod diagnosis;
+pub mod evaluation;
 pub mod exchange;
 pub mod gate;
 pub mod history;

@@ -194,6 +194,7 @@ impl Coordinator {
         let kept = postcard::to_stdvec(&plan)
             .map_err(|error| StartError::Start { what: "the journal of decisions", error: error.to_string() })?;
         let (lineage, recent) = (plan.lineage, plan.recent.clone());
+        let scored = journal.evaluations()?;
         let machine = Machine::new(plan)?;
 
         let cannot_listen = |error| StartError::Listen { address: options.listen.clone(), error };
@@ -212,10 +213,11 @@ impl Coordinator {
             .map_err(|error| StartError::Start { what: "the recorder's thread", error: error.to_string() })?;
 
         let recorder = if options.journal { recorder } else { recorder.silenced() };
-        let (diagnosis, collecting) = Collector::start(config.clone(), lineage, &recent, recorder.clone())
+        let watchers = Arc::new(Watchers::default());
+        let beside = (recorder.clone(), watchers.clone());
+        let (diagnosis, collecting) = Collector::start(config.clone(), lineage, (&recent, &scored), beside)
             .map_err(|error| StartError::Start { what: "the diagnosis' thread", error: error.to_string() })?;
         let exchange = Arc::new(Exchange::new(manifest.run.clone()));
-        let watchers = Arc::new(Watchers::default());
         let letterhead = Letterhead {
             run: manifest.run,
             config: config_text,

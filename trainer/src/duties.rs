@@ -1,4 +1,4 @@
-//! What a trainer does outside the step: digests, checkpoints and samples as ordered.
+//! What a trainer does outside the step: digests, checkpoints and samples as ordered, scores as configured.
 //!
 //! Nothing here changes the state.
 
@@ -31,6 +31,15 @@ impl Trainer<'_> {
             writer.write(Order { state, equilibrium: *equilibrium, epoch, last });
         }
         Ok(())
+    }
+
+    /// Has the state scored, where that is due.
+    ///
+    /// # Errors
+    /// If memory is short.
+    pub(crate) fn score(&self, state: &State) -> Result<()> {
+        let carry = began::equilibrium::carry(state.step, self.config.objective.carry_steps);
+        self.evaluator.as_ref().map_or(Ok(()), |evaluator| evaluator.score_if_due(state, carry))
     }
 
     pub(crate) fn draw_samples(&self, state: &State) {

@@ -19,7 +19,7 @@
 //! | [`checkpoint`], [`checkpoint_writer`], [`digest`], [`pictures`] | what is written, hashed and shown |
 //! | [`pickle`] | PyTorch's old weight files, read without executing them |
 //! | [`flip`] | a fault for tests |
-//! | [`evaluation`] | scores of images against real ones |
+//! | [`evaluation`], [`evaluator`] | scores of images against real ones; the thread that scores the model during a run |
 //! | [`drawing`] | the generator's images, for whatever is made of them |
 //! | [`latent`], [`inversion`], [`animation`] | using a model: ways through noise, the noise of an image, pictures that move |
 //! | [`device`] | the process's device and its ties to whoever started it |
@@ -39,6 +39,7 @@ pub mod digest;
 pub mod drawing;
 pub mod duties;
 pub mod evaluation;
+pub mod evaluator;
 pub mod exchange;
 pub mod feed;
 pub mod flat;

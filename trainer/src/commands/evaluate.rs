@@ -148,7 +148,12 @@ impl Evaluate {
                 self.data.display()
             );
             let draw = |generator: &Generator| {
-                of_generator(generator, about.carry, count as i64, self.seed, self.progress("images", count as i64))
+                let mut progress = self.progress("images", count as i64);
+                let told = |done| {
+                    progress(done);
+                    Ok(())
+                };
+                of_generator(generator, about.carry, count as i64, self.seed, told)
             };
             let mut sets = Vec::new();
             if self.weights != Some(Weights::Average) {
