@@ -433,7 +433,12 @@ impl RunConfig {
             "above 0 and below 1",
             optimizer.stall_factor,
         )?;
-        check((0.0..1.0).contains(&optimizer.average), "optimizer.average", "at least 0 and below 1", optimizer.average)?;
+        check(
+            (0.0..1.0).contains(&optimizer.average),
+            "optimizer.average",
+            "at least 0 and below 1",
+            optimizer.average,
+        )?;
         check(run.steps >= 1, "run.steps", "at least 1", run.steps)?;
         check(run.steps <= 1 << 48, "run.steps", "at most 2^48", run.steps)?;
         check(run.lanes <= 1 << 16, "run.lanes", "at most 65536", run.lanes)?;

@@ -256,8 +256,8 @@ mod tests {
     }
 
     #[test]
-    fn scores_that_do_not_come_are_said_to_be_missing_once_later_ones_are_there_or_the_run_is_over() -> Result<(), String>
-    {
+    fn scores_that_do_not_come_are_said_to_be_missing_once_later_ones_are_there_or_the_run_is_over()
+    -> Result<(), String> {
         let mut evaluations = evaluations(0.0);
         (10..45).for_each(|step| evaluations.step(Step(step)));
         evaluations.done(done(10, "live", &SCORES), 1)?;

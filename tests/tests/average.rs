@@ -53,7 +53,8 @@ fn tensors(desk: &Desk, step: u64, file: &str) -> Result<Vec<(String, Vec<f64>)>
 fn the_average_is_what_a_plain_computation_over_the_checkpoints_says() -> Result<()> {
     let desk = Desk::new()?;
     let most = 0.7;
-    let more = ["--set", "optimizer.average=0.7", "--set", "run.checkpoint_every=1", "--set", "run.keep_checkpoints=99"];
+    let more =
+        ["--set", "optimizer.average=0.7", "--set", "run.checkpoint_every=1", "--set", "run.keep_checkpoints=99"];
     desk.train("run", 1, 2, 30, &more)?;
     let generator = |step: u64| -> Result<Vec<(String, Vec<f64>)>> {
         let mut all = tensors(&desk, step, "weights.safetensors")?;

@@ -2,8 +2,9 @@
 //!
 //! It gets a copy of G's weights, live and averaged, draws images from noise that never changes and holds them against real ones that
 //! never change: the scores are a function of the weights. It reads nothing that training writes and writes nothing that training
-//! reads. One state is scored at a time; one that comes due meanwhile is passed over, which is said.
+//! reads. One state is scored at a time and two may wait; one that comes due meanwhile is passed over, which is said.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
@@ -27,6 +28,8 @@ use crate::state::State;
 
 /// How long the end of the process waits for what was called off: it looks up in between, at the latest after about a second.
 const LAST_LOOK: Duration = Duration::from_secs(15);
+/// States that may wait.
+const WAITING: usize = 2;
 /// The thread's nice value: where cores are short, training goes first.
 const NICENESS: i32 = 10;
 
@@ -46,12 +49,18 @@ pub type Report = Box<dyn Fn(EvaluationDone) + Send>;
 
 #[derive(Default)]
 struct Desk {
-    waiting: Option<Order>,
-    /// What is waiting or under way, and how it is called off.
+    waiting: VecDeque<Order>,
+    /// What is under way, and how it is called off.
     busy: Option<(Step, CalledOff)>,
     /// The last state that was scored.
     last: Option<Step>,
     closed: bool,
+}
+
+impl Desk {
+    fn is_idle(&self) -> bool {
+        self.busy.is_none() && self.waiting.is_empty()
+    }
 }
 
 struct Shared {
@@ -76,8 +85,7 @@ impl Evaluator {
         if config.run.evaluate_every == 0 {
             return Ok(None);
         }
-        let shared =
-            Arc::new(Shared { desk: Mutex::default(), changed: Condvar::new(), report: Mutex::new(report) });
+        let shared = Arc::new(Shared { desk: Mutex::default(), changed: Condvar::new(), report: Mutex::new(report) });
         let work = shared.clone();
         let mut scoring = Scoring { config: config.clone(), data, device, judge: None };
         let thread = Builder::new().name("evaluation".into()).spawn(move || {
@@ -100,23 +108,21 @@ impl Evaluator {
             return Ok(());
         }
         let mut desk = locked(&self.shared.desk);
-        if let Some((before, _)) = &desk.busy {
-            let before = *before;
+        let under_way = desk.busy.iter().map(|(step, _)| *step);
+        let begun = under_way.chain(desk.waiting.iter().map(|order| order.step)).chain(desk.last);
+        if begun.into_iter().any(|begun| begun == step) {
+            return Ok(());
+        }
+        if desk.waiting.len() < WAITING {
+            desk.waiting.push_back(copy(state, carry)?);
             drop(desk);
-            if before != step {
-                let error = format!("step {before} is still being scored: that takes longer than run.evaluate_every");
-                (locked(&self.shared.report))(EvaluationDone { step: step.0, error, ..EvaluationDone::default() });
-            }
-            return Ok(());
+            self.shared.changed.notify_all();
+        } else {
+            drop(desk);
+            let error =
+                format!("{WAITING} states before it wait already: scoring takes longer than run.evaluate_every");
+            locked(&self.shared.report)(EvaluationDone { step: step.0, error, ..EvaluationDone::default() });
         }
-        if desk.last == Some(step) {
-            return Ok(());
-        }
-        let called_off = CalledOff::new();
-        desk.waiting = Some(Order { step, carry, called_off: called_off.clone(), ..copy(state)? });
-        desk.busy = Some((step, called_off));
-        drop(desk);
-        self.shared.changed.notify_all();
         Ok(())
     }
 
@@ -128,14 +134,15 @@ impl Evaluator {
         {
             called_off.stop(VOID);
         }
+        desk.waiting.retain(|order| order.step <= step);
         desk.last = desk.last.filter(|last| *last <= step);
     }
 
     /// Waits until nothing is being scored, at most that long; whether it is so.
     pub fn is_idle(&self, patience: Duration) -> bool {
         let desk = locked(&self.shared.desk);
-        let waited = self.shared.changed.wait_timeout_while(desk, patience, |desk| desk.busy.is_some());
-        waited.unwrap_or_else(std::sync::PoisonError::into_inner).0.busy.is_none()
+        let waited = self.shared.changed.wait_timeout_while(desk, patience, |desk| !desk.is_idle());
+        waited.unwrap_or_else(std::sync::PoisonError::into_inner).0.is_idle()
     }
 }
 
@@ -147,6 +154,7 @@ impl Drop for Evaluator {
         {
             let mut desk = locked(&self.shared.desk);
             desk.closed = true;
+            desk.waiting.clear();
             if let Some((_, called_off)) = &desk.busy {
                 called_off.stop("the trainer ends");
             }
@@ -161,8 +169,8 @@ impl Drop for Evaluator {
     }
 }
 
-/// Copies of what is scored, on the device; step, carry and flag are the caller's.
-fn copy(state: &State) -> Result<Order> {
+/// Copies of what is scored, on the device.
+fn copy(state: &State, carry: f64) -> Result<Order> {
     let live = (Weights::Live, &state.generator.parameters.flat);
     let average = state.average.as_ref().map(|average| (Weights::Average, &average.flat));
     let copies = [Some(live), average].into_iter().flatten();
@@ -171,7 +179,7 @@ fn copy(state: &State) -> Result<Order> {
     let device = state.generator.parameters.device();
     let mut there = Event::new(device, false)?;
     there.record(Stream::current(device)?)?;
-    Ok(Order { step: state.step, carry: 0.0, copies, there, called_off: CalledOff::new() })
+    Ok(Order { step: state.step, carry, copies, there, called_off: CalledOff::new() })
 }
 
 impl Shared {
@@ -180,17 +188,11 @@ impl Shared {
         loop {
             let order = {
                 let desk = locked(&self.desk);
-                let idle = |desk: &mut Desk| desk.waiting.is_none() && !desk.closed;
-                let mut desk =
-                    self.changed.wait_while(desk, idle).unwrap_or_else(std::sync::PoisonError::into_inner);
-                match desk.waiting.take() {
-                    Some(order) if !desk.closed => order,
-                    _ => {
-                        desk.busy = None;
-                        drop(desk);
-                        return self.changed.notify_all();
-                    }
-                }
+                let idle = |desk: &mut Desk| desk.waiting.is_empty() && !desk.closed;
+                let mut desk = self.changed.wait_while(desk, idle).unwrap_or_else(std::sync::PoisonError::into_inner);
+                let Some(order) = desk.waiting.pop_front() else { return };
+                desk.busy = Some((order.step, order.called_off.clone()));
+                order
             };
             let (step, called_off) = (order.step, order.called_off.clone());
             let scored = scoring.score(order, &|done| self.tell(done, &called_off));
@@ -304,7 +306,8 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(60);
 
     #[test]
-    fn both_weights_are_scored_once_at_the_steps_that_are_due_and_the_same_weights_have_the_same_scores() -> Result<()> {
+    fn both_weights_are_scored_once_at_the_steps_that_are_due_and_the_same_weights_have_the_same_scores() -> Result<()>
+    {
         let (evaluator, reports, _folder) = evaluator()?;
         for step in [9, 10, 10, 11, 20] {
             evaluator.score_if_due(&at(step)?, 0.0)?;
@@ -322,21 +325,25 @@ mod tests {
     }
 
     #[test]
-    fn a_state_that_comes_while_another_is_scored_is_passed_over_in_words_and_one_that_is_void_is_not_reported() -> Result<()>
-    {
+    fn a_state_for_which_there_is_no_room_is_passed_over_in_words_and_what_is_void_is_not_reported() -> Result<()> {
         let (evaluator, reports, _folder) = evaluator()?;
-        evaluator.score_if_due(&at(10)?, 0.0)?;
-        evaluator.score_if_due(&at(20)?, 0.0)?;
+        for step in [10, 20, 30, 40, 50, 60] {
+            evaluator.score_if_due(&at(step)?, 0.0)?;
+        }
+        // A world that goes on from step 5 computes all of them again.
         evaluator.forget_after(Step(5));
         assert!(evaluator.is_idle(PATIENCE));
         evaluator.score_if_due(&at(10)?, 0.0)?;
         assert!(evaluator.is_idle(PATIENCE));
         drop(evaluator);
         let reports: Vec<EvaluationDone> = reports.iter().collect();
-        assert!(reports[0].step == 20 && reports[0].error.contains("step 10 is still being scored"), "{reports:?}");
-        // What was told before it was void was sound; what it is computed to again is told in full.
+        let passed_over: Vec<u64> =
+            reports.iter().filter(|done| !done.error.is_empty()).map(|done| done.step).collect();
+        assert!(passed_over.ends_with(&[50, 60]), "{reports:?}");
+        assert!(reports.iter().all(|done| done.error.is_empty() || done.error.contains("run.evaluate_every")));
+        assert!(!reports.iter().any(|done| [20, 30, 40].contains(&done.step) && done.error.is_empty()), "{reports:?}");
         let again: Vec<&str> = reports.iter().rev().take(2).map(|done| done.weights.as_str()).collect();
-        assert_eq!(again, ["average", "live"]);
+        assert_eq!((again, reports.last().map(|done| done.step)), (vec!["average", "live"], Some(10)));
         Ok(())
     }
 

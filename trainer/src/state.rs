@@ -139,7 +139,9 @@ impl State {
             (&self.generator.parameters, &self.generator_adam),
         ];
         let all = networks.into_iter().flat_map(|(parameters, adam)| [&parameters.flat, &adam.m, &adam.v]);
-        all.chain(self.average.iter().map(|average| &average.flat)).map(|tensor| tch::no_grad(|| tensor.detach())).collect()
+        all.chain(self.average.iter().map(|average| &average.flat))
+            .map(|tensor| tch::no_grad(|| tensor.detach()))
+            .collect()
     }
 
     /// Every tensor of the state by name: parameters, Adam's moments with `.m` and `.v` behind, averages with `.average`.
