@@ -34,12 +34,10 @@ impl Trainer<'_> {
     }
 
     /// Has the state scored, where that is due.
-    ///
-    /// # Errors
-    /// If memory is short.
-    pub(crate) fn score(&self, state: &State) -> Result<()> {
-        let carry = began::equilibrium::carry(state.step, self.config.objective.carry_steps);
-        self.evaluator.as_ref().map_or(Ok(()), |evaluator| evaluator.score_if_due(state, carry))
+    pub(crate) fn score(&self, state: &State) {
+        if let Some(evaluator) = &self.evaluator {
+            evaluator.score_if_due(state, began::equilibrium::carry(state.step, self.config.objective.carry_steps));
+        }
     }
 
     pub(crate) fn draw_samples(&self, state: &State) {

@@ -9,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use began::config::Precision;
 use began::score::{Metric, Weights};
 use began::{RunConfig, Step};
@@ -98,32 +98,29 @@ impl Evaluator {
         Ok(Some(Self { config: config.clone(), shared, thread }))
     }
 
-    /// Has the state scored if it is due, unless it was; never waits. `carry` is that of the state's step.
-    ///
-    /// # Errors
-    /// If memory is short.
-    pub fn score_if_due(&self, state: &State, carry: f64) -> Result<()> {
+    /// Has the state scored if it is due, unless it was; never waits, and never fails: that it cannot be scored is a report. `carry` is
+    /// that of the state's step.
+    pub fn score_if_due(&self, state: &State, carry: f64) {
         let step = state.step;
         if !self.config.run.evaluates(step) {
-            return Ok(());
+            return;
         }
         let mut desk = locked(&self.shared.desk);
-        let under_way = desk.busy.iter().map(|(step, _)| *step);
-        let begun = under_way.chain(desk.waiting.iter().map(|order| order.step)).chain(desk.last);
-        if begun.into_iter().any(|begun| begun == step) {
-            return Ok(());
+        let under_way = desk.busy.iter().filter(|(_, called_off)| !called_off.is_stopped()).map(|(step, _)| *step);
+        let mut begun = under_way.chain(desk.waiting.iter().map(|order| order.step)).chain(desk.last);
+        if begun.any(|begun| begun == step) {
+            return;
         }
-        if desk.waiting.len() < WAITING {
-            desk.waiting.push_back(copy(state, carry)?);
-            drop(desk);
-            self.shared.changed.notify_all();
+        let ordered = if desk.waiting.len() < WAITING {
+            copy(state, carry).map(|order| desk.waiting.push_back(order))
         } else {
-            drop(desk);
-            let error =
-                format!("{WAITING} states before it wait already: scoring takes longer than run.evaluate_every");
-            locked(&self.shared.report)(EvaluationDone { step: step.0, error, ..EvaluationDone::default() });
+            Err(anyhow!("{WAITING} states before it wait already: scoring takes longer than run.evaluate_every"))
+        };
+        drop(desk);
+        match ordered {
+            Ok(()) => self.shared.changed.notify_all(),
+            Err(error) => locked(&self.shared.report)(not_scored(step, &error)),
         }
-        Ok(())
     }
 
     /// States after this step are computed again: what is being made of them is called off and not reported.
@@ -169,6 +166,10 @@ impl Drop for Evaluator {
     }
 }
 
+fn not_scored(step: Step, error: &anyhow::Error) -> EvaluationDone {
+    EvaluationDone { step: step.0, error: format!("{error:#}"), ..EvaluationDone::default() }
+}
+
 /// Copies of what is scored, on the device.
 fn copy(state: &State, carry: f64) -> Result<Order> {
     let live = (Weights::Live, &state.generator.parameters.flat);
@@ -197,12 +198,11 @@ impl Shared {
             let (step, called_off) = (order.step, order.called_off.clone());
             let scored = scoring.score(order, &|done| self.tell(done, &called_off));
             if let Err(error) = &scored {
-                let error = format!("{error:#}");
-                self.tell(EvaluationDone { step: step.0, error, ..EvaluationDone::default() }, &called_off);
+                self.tell(not_scored(step, error), &called_off);
             }
             let mut desk = locked(&self.desk);
             desk.busy = None;
-            desk.last = scored.is_ok().then_some(step);
+            desk.last = (scored.is_ok() && !called_off.is_stopped()).then_some(step);
             drop(desk);
             self.changed.notify_all();
         }
@@ -310,7 +310,7 @@ mod tests {
     {
         let (evaluator, reports, _folder) = evaluator()?;
         for step in [9, 10, 10, 11, 20] {
-            evaluator.score_if_due(&at(step)?, 0.0)?;
+            evaluator.score_if_due(&at(step)?, 0.0);
             assert!(evaluator.is_idle(PATIENCE));
         }
         drop(evaluator);
@@ -328,12 +328,12 @@ mod tests {
     fn a_state_for_which_there_is_no_room_is_passed_over_in_words_and_what_is_void_is_not_reported() -> Result<()> {
         let (evaluator, reports, _folder) = evaluator()?;
         for step in [10, 20, 30, 40, 50, 60] {
-            evaluator.score_if_due(&at(step)?, 0.0)?;
+            evaluator.score_if_due(&at(step)?, 0.0);
         }
         // A world that goes on from step 5 computes all of them again.
         evaluator.forget_after(Step(5));
         assert!(evaluator.is_idle(PATIENCE));
-        evaluator.score_if_due(&at(10)?, 0.0)?;
+        evaluator.score_if_due(&at(10)?, 0.0);
         assert!(evaluator.is_idle(PATIENCE));
         drop(evaluator);
         let reports: Vec<EvaluationDone> = reports.iter().collect();
@@ -352,9 +352,9 @@ mod tests {
         let (evaluator, reports, _folder) = evaluator()?;
         let broken = at(10)?;
         let _ = broken.generator.parameters.flat.shallow_clone().f_fill_(f64::NAN)?;
-        evaluator.score_if_due(&broken, 0.0)?;
+        evaluator.score_if_due(&broken, 0.0);
         assert!(evaluator.is_idle(PATIENCE));
-        evaluator.score_if_due(&at(20)?, 0.0)?;
+        evaluator.score_if_due(&at(20)?, 0.0);
         assert!(evaluator.is_idle(PATIENCE));
         drop(evaluator);
         let reports: Vec<EvaluationDone> = reports.iter().collect();

@@ -311,7 +311,7 @@ impl Trainer<'_> {
                 // What is under way makes room: nothing comes after this one.
                 self.await_scores(generation)?;
             }
-            self.score(generation.state)?;
+            self.score(generation.state);
             if last {
                 // The coordinator waits for the digest; once it has that, the run is over and hears no scores.
                 self.await_scores(generation)?;

@@ -62,7 +62,7 @@ fn the_sliced_wasserstein_distance_is_stable_to_two_percent_over_seeds() -> Resu
 mod oracles {
     use super::*;
     use crate::evaluation::kernel_distance::discrepancy;
-    use crate::evaluation::similarity::ms_ssim;
+    use crate::evaluation::similarity::{Window, ms_ssim};
     use anyhow::Context;
     use safetensors::{Dtype, SafeTensors};
 
