@@ -76,6 +76,10 @@ impl Evaluations {
 
     /// A step is whole.
     pub(crate) fn step(&mut self, step: Step) {
+        if step < self.reached {
+            // A run that goes on from an older checkpoint computes again what the journal has.
+            self.rewind(step);
+        }
         self.reached = step.next();
         let at = self.reached;
         if self.config.run.evaluates(at) && !self.is_known(at) && !self.failed.contains(&at) {
@@ -291,6 +295,9 @@ mod tests {
             before.done(done(10, "live", &SCORES), 1)?.into_iter().filter_map(|told| told.row).collect();
         let mut after = Evaluations::new(before.config.clone(), Step(12), &rows);
         assert_eq!(after.done(done(10, "live", &SCORES), 1)?, []);
+        // Gone on from an older checkpoint, which may have been changed.
+        (5..10).for_each(|step| after.step(Step(step)));
+        assert_eq!(after.done(done(10, "live", &SCORES), 1)?.len(), 1);
         Ok(())
     }
 }
