@@ -8,6 +8,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use toml::Table;
 
+use crate::Step;
+
 mod overlay;
 
 /// The whole configuration of a run.
@@ -72,6 +74,8 @@ pub struct Optimizer {
     pub stall_window: u64,
     /// What the rate is multiplied by then.
     pub stall_factor: f64,
+    /// Decay per step of the average of G's weights that is kept beside them; 0 keeps none. See [`crate::average`].
+    pub average: f64,
 }
 
 /// In what numbers a run computes.
@@ -122,6 +126,10 @@ pub struct Run {
     pub keep_every: u64,
     /// Steps between sample grids; 0 draws one at the end only.
     pub sample_every: u64,
+    /// Steps between scorings of the model during the run, one more at its end; 0 scores it never. See [`crate::score`].
+    pub evaluate_every: u64,
+    /// Generated images that are scored then, against as many real ones, as far as there are as many.
+    pub evaluate_samples: u32,
     /// Steps between digests of the whole state; 0 takes one at the start and at the end only.
     pub digest_every: u64,
     /// Seconds of silence after which a trainer counts as lost.
@@ -228,6 +236,7 @@ impl Default for Optimizer {
             rate_floor: 2e-5,
             stall_window: 5_000,
             stall_factor: 0.5,
+            average: 0.0,
         }
     }
 }
@@ -245,6 +254,8 @@ impl Default for Run {
             keep_checkpoints: 3,
             keep_every: 0,
             sample_every: 500,
+            evaluate_every: 0,
+            evaluate_samples: 512,
             digest_every: 1_000,
             heartbeat_timeout: 5.0,
             step_timeout: 600.0,
@@ -422,12 +433,24 @@ impl RunConfig {
             "above 0 and below 1",
             optimizer.stall_factor,
         )?;
+        check(
+            (0.0..1.0).contains(&optimizer.average),
+            "optimizer.average",
+            "at least 0 and below 1",
+            optimizer.average,
+        )?;
         check(run.steps >= 1, "run.steps", "at least 1", run.steps)?;
         check(run.steps <= 1 << 48, "run.steps", "at most 2^48", run.steps)?;
         check(run.lanes <= 1 << 16, "run.lanes", "at most 65536", run.lanes)?;
         check((1..=65536).contains(&run.batch), "run.batch", "from 1 to 65536", run.batch)?;
         check(run.seed <= i64::MAX as u64, "run.seed", "at most 2^63 - 1", run.seed)?;
         check(run.keep_checkpoints >= 1, "run.keep_checkpoints", "at least 1", run.keep_checkpoints)?;
+        check(
+            (16..=10_000).contains(&run.evaluate_samples),
+            "run.evaluate_samples",
+            "from 16 to 10000",
+            run.evaluate_samples,
+        )?;
         check(seconds(run.heartbeat_timeout), "run.heartbeat_timeout", "seconds, above 0", run.heartbeat_timeout)?;
         check(seconds(run.step_timeout), "run.step_timeout", "seconds, above 0", run.step_timeout)?;
         check(
@@ -445,6 +468,15 @@ impl RunConfig {
         )?;
         check(seconds(run.coordinator_wait), "run.coordinator_wait", "seconds, above 0", run.coordinator_wait)?;
         self.guard.validate()
+    }
+}
+
+impl Run {
+    /// Whether the model is scored in the state of this step.
+    #[must_use]
+    pub fn evaluates(&self, step: Step) -> bool {
+        let every = self.evaluate_every;
+        every > 0 && step.0 > 0 && (step.0.is_multiple_of(every) || step.0 == self.steps)
     }
 }
 
@@ -500,6 +532,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_model_is_scored_at_multiples_and_at_the_end_and_never_unless_asked_for() {
+        let run = Run { steps: 10, evaluate_every: 4, ..Run::default() };
+        let steps = |run: &Run| (0..12).filter(|&step| run.evaluates(Step(step))).collect::<Vec<_>>();
+        assert_eq!(steps(&run), [4, 8, 10]);
+        assert!(steps(&Run { evaluate_every: 0, ..run }).is_empty());
+    }
+
+    #[test]
     fn values_out_of_bounds_are_named() -> Result<(), ConfigError> {
         for (set, key) in [
             ("model.size=100", "model.size"),
@@ -508,8 +548,11 @@ mod tests {
             ("objective.gamma=nan", "objective.gamma"),
             ("objective.norm=3", "objective.norm"),
             ("optimizer.beta1=1", "optimizer.beta1"),
+            ("optimizer.average=1", "optimizer.average"),
+            ("optimizer.average=-0.1", "optimizer.average"),
             ("run.batch=0", "run.batch"),
             ("run.steps=0", "run.steps"),
+            ("run.evaluate_samples=15", "run.evaluate_samples"),
             ("run.heartbeat_timeout=0", "run.heartbeat_timeout"),
             ("guard.not_finite=warn", "guard.not_finite"),
             ("guard.jump_factor=1", "guard.jump_factor"),

@@ -5,6 +5,7 @@
 //!
 //! | module | what it decides |
 //! | --- | --- |
+//! | [`average`] | how fast the average of G's weights forgets |
 //! | [`config`] | every key of a run's configuration, presets, validation |
 //! | [`cost`] | what a step costs: operations, bytes, memory, from shapes alone |
 //! | [`equilibrium`] | k, the learning rate and M_global from the lanes' losses |
@@ -13,8 +14,10 @@
 //! | [`tree`] | the order in which the lanes' gradients are added |
 //! | [`order`] | which sample goes where in which step, and which shards a lane needs |
 //! | [`random`] | counter-based random numbers: noise, flips, initial weights |
+//! | [`score`] | the names of scores, and of the weights they are of |
 //! | [`network`] | the paper's network: layers, parameters, arithmetic |
 
+pub mod average;
 pub mod config;
 pub mod cost;
 pub mod diagnosis;
@@ -25,6 +28,7 @@ pub mod lanes;
 pub mod network;
 pub mod order;
 pub mod random;
+pub mod score;
 pub mod tree;
 
 pub use config::RunConfig;

@@ -1,4 +1,5 @@
-//! What the trainers tell of single images, summed up window by window, on a thread of its own beside the machine.
+//! What the trainers tell of single images, summed up window by window, on a thread of its own beside the machine. What they score
+//! the model at is heard on the same thread, and judged in [`crate::evaluation`].
 //!
 //! Nothing that is decided about a run hangs on it, so it is not among the machine's inputs: its queue is bounded and what finds no
 //! room is dropped, which shows as a lower count. A step that is computed again takes the place of the one before.
@@ -6,18 +7,21 @@
 //! A trainer tells of a step's images before its losses of the step after; so a window is whole once the step behind it is.
 
 use std::collections::BTreeMap;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
 use std::time::Duration;
 
 use began::diagnosis::{LaneSample, Schedule, StepSample, Window};
 use began::{RunConfig, Step, StepRecord};
-use began_proto::v1::{ImageLosses, LaneImages};
-use began_record::{DiagnosisRow, Entry};
+use began_proto::v1::{EvaluationDone, ImageLosses, LaneImages};
+use began_record::{DiagnosisRow, Entry, EvaluationRow};
 
 use crate::courtesy;
+use crate::evaluation::{Evaluations, Told};
 use crate::page::feed::{Feed, News};
 use crate::recorder::{self, Record, Recorder};
+use crate::watchers::Watchers;
 
 /// Messages that may wait.
 const QUEUE: usize = 4096;
@@ -29,10 +33,23 @@ const AHEAD: u64 = 64;
 enum Command {
     Images(ImageLosses),
     Diversity(Step, f64),
+    /// By a trainer of this generation.
+    Evaluated(EvaluationDone, u64),
     Step(StepRecord),
     Rewind(Step),
     Back(u64),
     Finish,
+}
+
+/// Where what the thread finds out goes to.
+#[derive(Debug)]
+pub struct Beside {
+    /// Writes it down.
+    pub recorder: Recorder,
+    /// Who looks on.
+    pub watchers: Arc<Watchers>,
+    /// The page.
+    pub page: Feed,
 }
 
 /// Tells the thread; never waits. Clones share it.
@@ -48,20 +65,20 @@ pub struct Collecting {
 
 impl Collector {
     /// Starts the thread. `known` are the last steps of the journal: of a window that a coordinator before this one began, the
-    /// losses are known, the images are not.
+    /// losses are known, the images are not. `scored` are the journal's scores.
     ///
     /// # Errors
     /// If the system has none left.
     pub fn start(
         config: RunConfig,
         lineage: u64,
-        known: &[StepRecord],
-        recorder: Recorder,
-        page: Feed,
+        (known, scored): (&[StepRecord], &[EvaluationRow]),
+        beside: Beside,
     ) -> std::io::Result<(Self, Collecting)> {
         let (queue, commands) = sync_channel(QUEUE);
-        let mut desk = Desk::new(config, lineage);
         let next = known.last().map_or(0, |record| record.step.0 + 1);
+        let mut evaluations = Evaluations::new(config.clone(), Step(next), scored);
+        let mut desk = Desk::new(config, lineage);
         let window = desk.schedule.window_of(Step(next));
         for record in known.iter().filter(|record| window.contains(&record.step.0)) {
             desk.steps.entry(record.step.0).or_default().record = Some(*record);
@@ -69,7 +86,20 @@ impl Collector {
         desk.next = next;
         let work = move || {
             courtesy::give_way(courtesy::LEFT_OVER);
-            desk.work(&commands, &recorder, &page);
+            while let Ok(command) = commands.recv() {
+                let over = matches!(command, Command::Finish);
+                for told in hear(&mut evaluations, &command) {
+                    told.tell(&beside);
+                }
+                for row in desk.take(command) {
+                    let to = row.step;
+                    beside.recorder.record(Record::Entry(Entry::Diagnosis(row)));
+                    beside.page.tell(|| News::Window(to));
+                }
+                if over {
+                    return;
+                }
+            }
         };
         let thread = thread::Builder::new().name("diagnosis".into()).spawn(work)?;
         let collector = Self(queue);
@@ -90,6 +120,11 @@ impl Collector {
         if diversity.is_finite() && diversity > 0.0 {
             self.tell(Command::Diversity(Step(step), diversity));
         }
+    }
+
+    /// What a trainer of this generation scored the model at.
+    pub fn evaluated(&self, done: EvaluationDone, generation: u64) {
+        self.tell(Command::Evaluated(done, generation));
     }
 
     /// A step is whole.
@@ -115,6 +150,26 @@ impl Collecting {
     }
 }
 
+/// What of it is about scores.
+fn hear(evaluations: &mut Evaluations, command: &Command) -> Vec<Told> {
+    match command {
+        Command::Evaluated(done, generation) => evaluations.done(done.clone(), *generation).unwrap_or_else(|why| {
+            tracing::warn!("ignored: {why}");
+            Vec::new()
+        }),
+        Command::Step(record) => {
+            evaluations.step(record.step);
+            Vec::new()
+        }
+        Command::Rewind(step) => {
+            evaluations.rewind(*step);
+            Vec::new()
+        }
+        Command::Finish => evaluations.finish(),
+        Command::Images(_) | Command::Diversity(..) | Command::Back(_) => Vec::new(),
+    }
+}
+
 /// What is known of the steps of the window that is open, and of the one before it.
 struct Desk {
     config: RunConfig,
@@ -129,20 +184,6 @@ impl Desk {
     fn new(config: RunConfig, lineage: u64) -> Self {
         let schedule = Schedule::of(&config.run);
         Self { config, schedule, lineage, next: 0, steps: BTreeMap::new() }
-    }
-
-    fn work(mut self, commands: &Receiver<Command>, recorder: &Recorder, page: &Feed) {
-        while let Ok(command) = commands.recv() {
-            let over = matches!(command, Command::Finish);
-            for row in self.take(command) {
-                let to = row.step;
-                recorder.record(Record::Entry(Entry::Diagnosis(row)));
-                page.tell(|| News::Window(to));
-            }
-            if over {
-                return;
-            }
-        }
     }
 
     /// Takes something in; the windows that are whole with it.
@@ -160,6 +201,7 @@ impl Desk {
                 self.next = self.next.min(step.0);
             }
             Command::Back(lineage) => self.lineage = lineage,
+            Command::Evaluated(..) => {}
             Command::Finish => {
                 let open = self.schedule.window_of(Step(self.next.saturating_sub(1))).start;
                 return if self.next > open { vec![self.row(open..self.next)] } else { Vec::new() };

@@ -11,6 +11,7 @@
 //! | [`exchange`] | the key-value rendezvous of a generation |
 //! | [`watchers`] | progress and events for whoever looks on |
 //! | [`diagnosis`] | what trainers tell of single images, beside the machine |
+//! | [`evaluation`] | what trainers score the model at, beside the machine too |
 //! | [`meters`] | what trainers say of themselves that nothing hangs on, and how fast they are answered |
 //! | [`page`] | the web page, its interface and `/metrics` |
 //! | [`recorder`] | journal, TensorBoard and manifest, on a thread of their own |
@@ -24,6 +25,7 @@
 pub mod actor;
 pub mod courtesy;
 pub mod diagnosis;
+pub mod evaluation;
 pub mod exchange;
 pub mod gate;
 pub mod history;

@@ -11,8 +11,9 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use began::Step;
+use began::score::Weights;
 use began_record::tensorboard::Writer;
-use began_record::{Entry, InputsRow, Journal, Launch, RunDir, StepRow};
+use began_record::{Entry, EvaluationRow, InputsRow, Journal, Launch, RunDir, StepRow};
 
 use crate::courtesy;
 
@@ -238,8 +239,10 @@ impl Desk {
     fn take(&mut self, record: Record) {
         match record {
             Record::Entry(entry) => {
-                if let Entry::Step(row) = &entry {
-                    self.draw(row);
+                match &entry {
+                    Entry::Step(row) => self.draw(row),
+                    Entry::Evaluation(row) => self.draw_scores(row),
+                    _ => {}
                 }
                 if self.unwritten.len() < QUEUE {
                     self.unwritten.push(entry);
@@ -390,6 +393,17 @@ impl Desk {
             ("time/step_seconds", seconds),
         ];
         self.board(|board| board.scalars(time, record.step.0, &scalars));
+    }
+
+    fn draw_scores(&mut self, row: &EvaluationRow) {
+        let suffix = match row.weights {
+            Weights::Live => "",
+            Weights::Average => "-average",
+        };
+        let named: Vec<(String, f64)> =
+            row.scores.iter().map(|(metric, value)| (format!("evaluation/{metric}{suffix}"), *value)).collect();
+        let scalars: Vec<(&str, f64)> = named.iter().map(|(tag, value)| (tag.as_str(), *value)).collect();
+        self.board(|board| board.scalars(wall_clock(), row.step.0, &scalars));
     }
 
     fn show(&mut self, step: Step) {

@@ -23,7 +23,7 @@ use tonic::transport::Server;
 
 pub use crate::actor::Outcome;
 use crate::actor::{Actor, INCOMING, Input};
-use crate::diagnosis::{Collecting, Collector};
+use crate::diagnosis::{Beside, Collecting, Collector};
 use crate::exchange::Exchange;
 use crate::gate::turned_away::TurnedAway;
 use crate::gate::{self, Limits};
@@ -218,6 +218,7 @@ impl Coordinator {
         let kept = postcard::to_stdvec(&plan)
             .map_err(|error| StartError::Start { what: "the journal of decisions", error: error.to_string() })?;
         let (lineage, recent) = (plan.lineage, plan.recent.clone());
+        let scored = journal.evaluations()?;
         let machine = Machine::new(plan)?;
 
         let cannot_listen = |error| StartError::Listen { address: options.listen.clone(), error };
@@ -241,11 +242,11 @@ impl Coordinator {
 
         let recorder = if options.journal { recorder } else { recorder.silenced() };
         let (feed, taking) = if http.is_some() { page::feed::feed() } else { page::feed::nobody() };
-        let started = Collector::start(config.clone(), lineage, &recent, recorder.clone(), feed.clone());
-        let (diagnosis, collecting) = started
+        let watchers = Arc::new(Watchers::default());
+        let beside = Beside { recorder: recorder.clone(), watchers: watchers.clone(), page: feed.clone() };
+        let (diagnosis, collecting) = Collector::start(config.clone(), lineage, (&recent, &scored), beside)
             .map_err(|error| StartError::Start { what: "the diagnosis' thread", error: error.to_string() })?;
         let exchange = Arc::new(Exchange::new(manifest.run.clone()));
-        let watchers = Arc::new(Watchers::default());
         let letterhead = Letterhead {
             run: manifest.run.clone(),
             config: config_text.clone(),

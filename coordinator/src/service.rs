@@ -236,6 +236,10 @@ async fn listen(
                 diagnosis.images(images);
                 continue;
             }
+            Some(trainer_message::Body::Evaluation(done)) => {
+                diagnosis.evaluated(done, message.generation);
+                continue;
+            }
             Some(trainer_message::Body::Sample(ref sample)) => {
                 diagnosis.diversity(sample.step, sample.diversity);
                 message

@@ -85,6 +85,7 @@ pub fn said(message: proto::TrainerMessage) -> Result<Said, String> {
             Body::Unusable(Written { step: step(unusable.step)?, error: clean(&unusable.reason, TEXT) })
         }
         Wire::Images(_) => return Err("measurements of images say nothing to the machine".into()),
+        Wire::Evaluation(_) => return Err("scores of the model say nothing to the machine".into()),
         Wire::Failure(failure) => Body::Failure { reason: clean(&failure.reason, TEXT), for_all: failure.for_all },
     };
     let generation = Generation(bounded("generation", message.generation)?);

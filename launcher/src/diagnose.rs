@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use began::diagnosis::{Course, Diagnosis, Finding, Judgement, Window, diagnose as judge};
+use began::score::{Metric, Weights};
 use began::{RunConfig, StepRecord};
-use began_record::{Journal, RunDir};
+use began_record::{EvaluationRow, Journal, RunDir};
 
 use crate::cli::{CompareArgs, DiagnoseArgs};
 
@@ -22,6 +23,7 @@ struct Read {
     config: RunConfig,
     steps: Vec<StepRecord>,
     windows: Vec<Window>,
+    evaluations: Vec<EvaluationRow>,
     digest: Option<String>,
     diagnosis: Diagnosis,
 }
@@ -38,9 +40,10 @@ impl Read {
             })
         };
         let windows = journal.diagnosis()?.iter().map(window).collect::<Result<Vec<Window>>>()?;
+        let evaluations = journal.evaluations()?;
         let digest = journal.last_digest()?.map(|(step, digest)| format!("{step} {digest}"));
         let diagnosis = judge(&Course { config: &config, steps: &steps, windows: &windows });
-        Ok(Self { path: path.into(), config, steps, windows, digest, diagnosis })
+        Ok(Self { path: path.into(), config, steps, windows, evaluations, digest, diagnosis })
     }
 
     fn name(&self) -> String {
@@ -53,6 +56,12 @@ impl Read {
     fn late(&self, value: impl Fn(&StepRecord) -> f64) -> Option<f64> {
         let late = &self.steps[self.steps.len() - self.steps.len().div_ceil(10)..];
         (!late.is_empty()).then(|| late.iter().map(value).sum::<f64>() / late.len() as f64)
+    }
+
+    /// A score by step.
+    fn scores(&self, weights: Weights, metric: Metric) -> impl DoubleEndedIterator<Item = (u64, f64)> {
+        let of = self.evaluations.iter().filter(move |row| row.weights == weights);
+        of.filter_map(move |row| Some((row.step.0, *row.scores.get(&metric)?)))
     }
 
     fn last(&self, value: impl Fn(&Window) -> Option<f64>) -> Option<f64> {
@@ -117,7 +126,47 @@ fn text(run: &Read) -> String {
             let _ = write!(text, "\n      try: {advice}");
         }
     }
+    for (weights, metric) in SCORES {
+        if let Some(said) = course(run, weights, metric) {
+            let _ = write!(text, "\n  [scored] {}: {said}", score_name(weights, metric));
+        }
+    }
     text
+}
+
+/// The scores that people look at.
+const SCORES: [(Weights, Metric); 5] = [
+    (Weights::Live, Metric::SlicedWasserstein),
+    (Weights::Average, Metric::SlicedWasserstein),
+    (Weights::Live, Metric::MsSsim),
+    (Weights::Average, Metric::MsSsim),
+    (Weights::Live, Metric::MsSsimReal),
+];
+
+fn score_name(weights: Weights, metric: Metric) -> String {
+    let name = match metric {
+        Metric::SlicedWasserstein => "sliced Wasserstein distance".to_owned(),
+        Metric::SlicedWassersteinAt(size) => format!("sliced Wasserstein distance at {size} px"),
+        Metric::MsSsim => "MS-SSIM between generated images".to_owned(),
+        Metric::MsSsimReal => "MS-SSIM between real images".to_owned(),
+    };
+    if weights == Weights::Average { format!("{name}, averaged weights") } else { name }
+}
+
+/// How a score came out; of one that is better the lower it is, where it was best.
+fn course(run: &Read, weights: Weights, metric: Metric) -> Option<String> {
+    let scores: Vec<(u64, f64)> = run.scores(weights, metric).collect();
+    let (step, last) = *scores.last()?;
+    if metric == Metric::MsSsimReal {
+        return Some(format!("{last:.4}; generated ones above it are less different"));
+    }
+    if metric == Metric::MsSsim {
+        return Some(format!("{last:.4} at step {step}"));
+    }
+    let (best_step, best) = scores.into_iter().min_by(|(_, a), (_, b)| a.total_cmp(b))?;
+    let best =
+        if best_step == step { "the best so far".to_owned() } else { format!("best {best:.2} at step {best_step}") };
+    Some(format!("{last:.2} at step {step}, {best}"))
 }
 
 /// What runs are compared by: a name, and a value for each run.
@@ -143,6 +192,12 @@ fn rows(runs: &[Read]) -> Vec<(String, Vec<String>)> {
     rows.push(each("ratio", &|run| number(run.last(|window| window.ratio))));
     rows.push(each("specks", &|run| number(run.last(|window| window.specks))));
     rows.push(each("out of range", &|run| number(run.last(|window| window.out_of_range))));
+    for (weights, metric) in SCORES {
+        if runs.iter().any(|run| run.scores(weights, metric).next().is_some()) {
+            let last = |run: &Read| number(run.scores(weights, metric).next_back().map(|(_, value)| value));
+            rows.push(each(&score_name(weights, metric), &last));
+        }
+    }
     rows.push(each("digest", &|run| {
         let Some(digest) = &run.digest else { return "-".into() };
         let other = runs.iter().find(|other| other.digest.as_ref() == Some(digest) && other.path != run.path);
@@ -197,6 +252,33 @@ mod tests {
         let page = report::of_one(&runs[0]);
         assert!(page.contains("<svg") && !page.contains("http://") && !page.contains("https://"));
         assert!(report::of_several(&runs).contains("varied"));
+        Ok(())
+    }
+
+    #[test]
+    fn scores_are_shown_where_there_are_any() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let row = |step: u64, weights, value: f64| {
+            let scores = [(Metric::SlicedWasserstein, value), (Metric::MsSsim, 0.3), (Metric::MsSsimReal, 0.25)];
+            Entry::Evaluation(EvaluationRow { step: began::Step(step), weights, scores: scores.into() })
+        };
+        let scored = [row(10, Weights::Live, 9.0), row(10, Weights::Average, 8.0), row(20, Weights::Live, 9.5)];
+        made_up::run(&folder.path().join("scored"), &[], &scored)?;
+        made_up::run(&folder.path().join("not"), &[], &[])?;
+        let runs = [Read::from(&folder.path().join("scored"))?, Read::from(&folder.path().join("not"))?];
+        let said = text(&runs[0]);
+        for words in [
+            "sliced Wasserstein distance: 9.50 at step 20, best 9.00 at step 10",
+            "averaged weights: 8.00 at step 10, the best so far",
+            "MS-SSIM between real images: 0.2500",
+        ] {
+            assert!(said.contains(words), "{words:?} is not in {said}");
+        }
+        assert!(!text(&runs[1]).contains("[scored]"));
+        let table = table_text(&rows(&runs));
+        assert!(table.lines().any(|line| line.starts_with("sliced Wasserstein") && line.ends_with('-')), "{table}");
+        assert!(report::of_one(&runs[0]).contains("Scores") && !report::of_one(&runs[1]).contains("Scores"));
+        assert!(report::of_several(&runs).contains("Sliced Wasserstein"));
         Ok(())
     }
 

@@ -1,4 +1,5 @@
-//! Checkpoints as they lie on the disk: `checkpoints/step-00001000/{weights,optimizer}.safetensors, state.json`.
+//! Checkpoints as they lie on the disk: `checkpoints/step-00001000/{weights,optimizer}.safetensors, state.json`, with
+//! `average.safetensors` where averaged weights are kept.
 //!
 //! The trainer writes the tensors; this says what stands beside them and which folders count as whole.
 

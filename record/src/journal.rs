@@ -2,9 +2,11 @@
 //!
 //! Floating-point values are stored as SQLite's 8-byte reals, so they read back to the bit.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use began::score::{Metric, Weights};
 use began::{Step, StepRecord};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
@@ -38,11 +40,14 @@ const SCHEMA: &str = "
         id INTEGER PRIMARY KEY, start INTEGER NOT NULL, first INTEGER NOT NULL, count INTEGER NOT NULL,
         data BLOB NOT NULL);
     CREATE TABLE IF NOT EXISTS diagnosis (step INTEGER PRIMARY KEY, lineage INTEGER NOT NULL, window TEXT NOT NULL);
+    CREATE TABLE IF NOT EXISTS evaluations (
+        step INTEGER NOT NULL, weights TEXT NOT NULL, metric TEXT NOT NULL, value REAL NOT NULL,
+        PRIMARY KEY (step, weights, metric)) WITHOUT ROWID;
 ";
 
 /// The tables, for salvage: those that people read first.
-const TABLES: [&str; 9] =
-    ["steps", "draws", "events", "digests", "tensor_digests", "leases", "starts", "diagnosis", "inputs"];
+const TABLES: [&str; 10] =
+    ["steps", "draws", "events", "digests", "tensor_digests", "leases", "starts", "diagnosis", "evaluations", "inputs"];
 
 /// Something to be kept.
 #[derive(Clone, Debug, PartialEq)]
@@ -59,6 +64,8 @@ pub enum Entry {
     Rewind(Step),
     /// What single images say about a window of steps.
     Diagnosis(DiagnosisRow),
+    /// What the model was scored at in a step.
+    Evaluation(EvaluationRow),
     /// What the coordinator's machine was told: a part of what it takes to replay it.
     Inputs(InputsRow),
 }
@@ -83,6 +90,17 @@ pub struct DiagnosisRow {
     pub lineage: u64,
     /// [`began::diagnosis::Window`] as JSON.
     pub window: String,
+}
+
+/// The rows of `evaluations` of one step and one kind of weights.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EvaluationRow {
+    /// The step whose state was scored.
+    pub step: Step,
+    /// Which of its weights.
+    pub weights: Weights,
+    /// The scores.
+    pub scores: BTreeMap<Metric, f64>,
 }
 
 /// A row of `inputs`: consecutive events of the coordinator's machine.
@@ -498,6 +516,30 @@ impl Journal {
         })
     }
 
+    /// Scores of the model during the run, by step, live weights first; none in a journal from before there were any. Names that
+    /// this version does not know are passed over.
+    ///
+    /// # Errors
+    /// If the journal cannot be read.
+    pub fn evaluations(&self) -> Result<Vec<EvaluationRow>, RecordError> {
+        if !self.has_table("evaluations")? {
+            return Ok(Vec::new());
+        }
+        let query = "SELECT step, weights, metric, value FROM evaluations ORDER BY step, weights DESC, metric";
+        let rows: Vec<(i64, String, String, f64)> =
+            self.rows(query, |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?;
+        let mut found: Vec<EvaluationRow> = Vec::new();
+        for (step, weights, metric, value) in rows {
+            let (Ok(weights), Ok(metric)) = (weights.parse(), metric.parse()) else { continue };
+            let step = Step(step as u64);
+            match found.last_mut().filter(|last| (last.step, last.weights) == (step, weights)) {
+                Some(last) => drop(last.scores.insert(metric, value)),
+                None => found.push(EvaluationRow { step, weights, scores: BTreeMap::from([(metric, value)]) }),
+            }
+        }
+        Ok(found)
+    }
+
     /// All events, oldest first.
     ///
     /// # Errors
@@ -593,10 +635,11 @@ impl Journal {
     }
 }
 
-/// Of the state at `step` itself the digest stays: it is where the steps begin again.
+/// Of the state at `step` itself digest and scores stay: it is where the steps begin again.
 fn forget_from(transaction: &rusqlite::Transaction<'_>, step: i64) -> rusqlite::Result<usize> {
     transaction.execute("DELETE FROM draws WHERE step >= ?1", [step])?;
     transaction.execute("DELETE FROM diagnosis WHERE step > ?1", [step])?;
+    transaction.execute("DELETE FROM evaluations WHERE step > ?1", [step])?;
     transaction.execute("DELETE FROM digests WHERE step > ?1", [step])?;
     transaction.execute("DELETE FROM tensor_digests WHERE step > ?1", [step])?;
     transaction.execute("DELETE FROM steps WHERE step >= ?1", [step])
@@ -653,6 +696,15 @@ fn write_all(db: &mut Connection, entries: &[Entry]) -> rusqlite::Result<()> {
             Entry::Diagnosis(row) => transaction
                 .prepare_cached("INSERT OR REPLACE INTO diagnosis VALUES (?1, ?2, ?3)")?
                 .execute(params![row.step as i64, row.lineage as i64, row.window])?,
+            Entry::Evaluation(row) => {
+                let mut insert =
+                    transaction.prepare_cached("INSERT OR REPLACE INTO evaluations VALUES (?1, ?2, ?3, ?4)")?;
+                for (metric, value) in &row.scores {
+                    let (step, weights, metric) = (row.step.0 as i64, row.weights.to_string(), metric.to_string());
+                    insert.execute(params![step, weights, metric, value])?;
+                }
+                row.scores.len()
+            }
             Entry::Inputs(row) => transaction
                 .prepare_cached("INSERT INTO inputs (start, first, count, data) VALUES (?1, ?2, ?3, ?4)")?
                 .execute(params![row.start as i64, row.first as i64, row.count as i64, row.data])?,
@@ -771,6 +823,31 @@ mod tests {
         assert_eq!(journal.steps()?.len(), 6);
         journal.write(&[digest(0, "origin"), Entry::Rewind(Step(0))])?;
         assert_eq!((journal.steps()?.len(), journal.last_digest()?), (0, Some((Step(0), "origin".into()))));
+        Ok(())
+    }
+
+    #[test]
+    fn scores_read_back_to_the_bit_by_step_and_weights_and_a_rewind_forgets_those_that_are_computed_again()
+    -> Result<(), Box<dyn std::error::Error>> {
+        let folder = tempfile::tempdir()?;
+        let manifest = crate::RunManifest::new(&RunConfig::default(), String::new());
+        let run = RunDir::create(&folder.path().join("run"), &RunConfig::default(), &manifest)?;
+        let row = |step, weights, value: f64| {
+            let scores = [(Metric::MsSsim, 0.1 + 0.2), (Metric::SlicedWassersteinAt(16), value)];
+            EvaluationRow { step: Step(step), weights, scores: BTreeMap::from(scores) }
+        };
+        let mut journal = Journal::create_or_open(&run)?;
+        let rows = [row(4, Weights::Live, 1.0), row(4, Weights::Average, 2.0), row(8, Weights::Live, 3.0)];
+        // In any order, and said twice.
+        for row in rows.iter().rev().chain(&rows) {
+            journal.write(&[Entry::Evaluation(row.clone())])?;
+        }
+        journal.db.execute("INSERT INTO evaluations VALUES (4, 'live', 'from a later version', 1.0)", [])?;
+        assert_eq!(journal.evaluations()?, rows);
+        journal.write(&[Entry::Rewind(Step(4))])?;
+        assert_eq!(journal.evaluations()?, rows[..2]);
+        journal.db.execute("DROP TABLE evaluations", [])?;
+        assert_eq!(Journal::read(&run)?.evaluations()?, []);
         Ok(())
     }
 

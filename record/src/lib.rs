@@ -14,7 +14,8 @@ pub mod tensorboard;
 pub use checkpoint::{Checkpoint, CheckpointState, FORMAT as CHECKPOINT_FORMAT, hash};
 pub use error::RecordError;
 pub use journal::{
-    CurveRow, DiagnosisRow, DigestRow, Entry, EventRow, InputsRow, Journal, LeaseRow, Span, StartRow, StepRow, TensorDigest,
+    CurveRow, DiagnosisRow, DigestRow, Entry, EvaluationRow, EventRow, InputsRow, Journal, LeaseRow, Span, StartRow,
+    StepRow, TensorDigest,
 };
 pub use manifest::{Launch, LaunchedTrainer, RunManifest};
 pub use run_dir::{Announcement, RunDir, RunLock, write_atomically};

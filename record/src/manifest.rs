@@ -125,12 +125,17 @@ fn computing_digest(config: &RunConfig) -> String {
 }
 
 impl RunManifest {
-    /// The keys that decide what the run computes and are no longer what it began with: key, value then, value now.
+    /// The keys that decide what the run computes and are no longer what it began with: key, value then, value now. A key that
+    /// came later than the run had its default then; defaults are what runs computed before there was a key.
     #[must_use]
     pub fn changed_keys(&self, config: &RunConfig) -> Vec<(String, String, String)> {
-        let now = config.keys().into_iter();
+        if self.keys.is_empty() {
+            return Vec::new();
+        }
+        let defaults: BTreeMap<String, String> = RunConfig::default().keys().into_iter().collect();
+        let now = config.keys().into_iter().filter(|(key, _)| computes(key));
         now.filter_map(|(key, now)| {
-            let was = self.keys.get(&key)?;
+            let was = self.keys.get(&key).or_else(|| defaults.get(&key))?;
             (*was != now).then(|| (key, was.clone(), now))
         })
         .collect()

@@ -16,6 +16,7 @@ pub(crate) struct Outbox {
     digests: VecDeque<Body>,
     checkpoints: VecDeque<Body>,
     samples: VecDeque<Body>,
+    evaluations: VecDeque<Body>,
 }
 
 impl Outbox {
@@ -26,6 +27,7 @@ impl Outbox {
             Body::Digest(_) => &mut self.digests,
             Body::Checkpoint(_) => &mut self.checkpoints,
             Body::Sample(_) => &mut self.samples,
+            Body::Evaluation(_) => &mut self.evaluations,
             _ => return,
         };
         shelf.push_back(body.clone());
@@ -40,9 +42,10 @@ impl Outbox {
         self.digests.clear();
     }
 
-    /// The run went back: samples of the states it left say nothing of those that come.
+    /// The run went back: samples and scores of the states it left say nothing of those that come.
     pub(crate) fn step_back(&mut self) {
         self.samples.clear();
+        self.evaluations.clear();
     }
 
     /// The last digest, for a halt that asks for it.
@@ -52,14 +55,14 @@ impl Outbox {
 
     /// Everything to be said again, in the order in which it may be said.
     pub(crate) fn again(&self) -> impl Iterator<Item = &Body> {
-        self.losses.iter().chain(&self.digests).chain(&self.checkpoints).chain(&self.samples)
+        self.losses.iter().chain(&self.digests).chain(&self.checkpoints).chain(&self.samples).chain(&self.evaluations)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use began_proto::v1::{CheckpointWritten, Held, SampleWritten, StateDigest, StepLosses};
+    use began_proto::v1::{CheckpointWritten, EvaluationDone, Held, SampleWritten, StateDigest, StepLosses};
 
     fn losses(step: u64) -> Body {
         Body::Losses(StepLosses { step, ..Default::default() })
@@ -98,6 +101,17 @@ mod tests {
         outbox.begin();
         assert_eq!(again(&outbox), [checkpoint(3), sample]);
         assert_eq!(outbox.last_digest(), None);
+    }
+
+    #[test]
+    fn a_step_back_makes_samples_and_scores_void() {
+        let mut outbox = Outbox::default();
+        let sample = Body::Sample(SampleWritten { step: 3, ..Default::default() });
+        let scores = Body::Evaluation(EvaluationDone { step: 3, ..Default::default() });
+        [checkpoint(3), sample.clone(), scores.clone()].iter().for_each(|body| outbox.keep(body));
+        assert_eq!(again(&outbox), [checkpoint(3), sample, scores]);
+        outbox.step_back();
+        assert_eq!(again(&outbox), [checkpoint(3)]);
     }
 
     #[test]

@@ -78,6 +78,8 @@ pub enum Say {
     Checkpoint(wire::CheckpointWritten),
     /// Samples were drawn, or could not be.
     Sample(wire::SampleWritten),
+    /// The model was scored, or could not be.
+    Evaluated(wire::EvaluationDone),
     /// Connected to all peers, and holding the generation's state.
     Ready(wire::Ready),
     /// This generation is left.
@@ -286,6 +288,7 @@ impl Protocol {
             Say::Digest(digest) => Up::Digest(digest),
             Say::Checkpoint(written) => Up::Checkpoint(written),
             Say::Sample(written) => Up::Sample(written),
+            Say::Evaluated(done) => Up::Evaluation(done),
             Say::Ready(ready) => Up::Ready(ready),
             Say::Held(left) => {
                 // Said too late: the next one is open already, because this was known without it.

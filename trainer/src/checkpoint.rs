@@ -1,4 +1,5 @@
-//! Writing and reading checkpoints: `checkpoints/step-00001000/{weights,optimizer}.safetensors, state.json`.
+//! Writing and reading checkpoints: `checkpoints/step-00001000/{weights,optimizer}.safetensors, state.json`, and
+//! `average.safetensors` where the run keeps averaged weights: G's tensors under G's names.
 //!
 //! A checkpoint is written aside, synced and renamed: a folder with its final name is whole.
 
@@ -14,12 +15,14 @@ use safetensors::tensor::{Dtype, TensorView};
 use tch::{Device, Kind, Tensor};
 
 use crate::arithmetic::Arithmetic;
+use crate::average::Average;
 use crate::digest::bytes;
 use crate::flat::Layout;
 use crate::state::State;
 
 const WEIGHTS: &str = "weights.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
+const AVERAGE: &str = "average.safetensors";
 /// A folder that is being written is this old only if nobody writes it any more.
 const ABANDONED: std::time::Duration = std::time::Duration::from_secs(1800);
 
@@ -81,10 +84,12 @@ fn remove_abandoned(folder: &Path) {
 fn write_aside(aside: &Path, state: &State, equilibrium: &Equilibrium, about: &Provenance<'_>) -> Result<()> {
     let _ = fs::remove_dir_all(aside);
     fs::create_dir(aside)?;
-    let (optimizer, weights): (Vec<_>, Vec<_>) =
-        state.named()?.into_iter().partition(|(name, _)| name.ends_with(".m") || name.ends_with(".v"));
+    let mut optimizer = state.named()?;
+    optimizer.retain(|(name, _)| name.ends_with(".m") || name.ends_with(".v"));
+    let averaged = state.averaged()?;
+    let average = (!averaged.is_empty()).then_some((AVERAGE, averaged));
     let mut files = BTreeMap::new();
-    for (file, tensors) in [(WEIGHTS, weights), (OPTIMIZER, optimizer)] {
+    for (file, tensors) in [(WEIGHTS, state.weights()?), (OPTIMIZER, optimizer)].into_iter().chain(average) {
         let path = aside.join(file);
         save(&path, &tensors, &about.config.model)?;
         files.insert(file.to_owned(), hash(&path)?);
@@ -204,11 +209,20 @@ fn read_whole(
     state.discriminator_adam.v = optimizer.flat(&d, ".v", kind, device)?;
     state.generator_adam.m = optimizer.flat(&g, ".m", kind, device)?;
     state.generator_adam.v = optimizer.flat(&g, ".v", kind, device)?;
+    if config.optimizer.average > 0.0 {
+        ensure!(
+            about.files.contains_key(AVERAGE),
+            "{} has no {AVERAGE}, and optimizer.average is {}: it was written without averaged weights",
+            at(),
+            config.optimizer.average
+        );
+        state.average = Some(Average { flat: Stored::open(&folder.join(AVERAGE))?.flat(&g, "", kind, device)? });
+    }
     state.step = about.equilibrium.step;
     Ok((state, about.equilibrium))
 }
 
-/// The weights of a checkpoint alone, with what it says about itself: for sampling.
+/// The weights of a checkpoint alone, averaged ones too where it has them, with what it says about itself: for sampling.
 ///
 /// # Errors
 /// If a file is missing or damaged.
@@ -224,6 +238,11 @@ pub fn read_weights(folder: &Path, device: Device, accept_changed: bool) -> Resu
     let d = flat(&began::network::discriminator(&about.model))?;
     let g = flat(&began::network::generator(&about.model))?;
     let mut state = State::from_flat(&about.model, d, g, Arithmetic::new(Precision::F32, device)?)?;
+    if about.files.contains_key(AVERAGE) {
+        let layout = Layout::new(&began::network::generator(&about.model));
+        let flat = Stored::open(&folder.join(AVERAGE))?.flat(&layout, "", Kind::Float, device)?;
+        state.average = Some(Average { flat });
+    }
     state.step = about.equilibrium.step;
     Ok((state, about))
 }

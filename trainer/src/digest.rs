@@ -17,7 +17,7 @@ pub struct Digest {
 
 /// The digest of a state and the equilibrium that belongs to it.
 ///
-/// It covers the name and the values of every parameter and moment (little-endian, in the order of the shape, whatever the
+/// It covers the name and the values of every parameter, moment and average, where averages are kept (little-endian, in the order of the shape, whatever the
 /// order in memory), and step, k, rate and the watch over M_global; the step decides the position in the data.
 ///
 /// # Errors

@@ -1,4 +1,4 @@
-//! What a trainer does outside the step: digests, checkpoints and samples as ordered.
+//! What a trainer does outside the step: digests, checkpoints and samples as ordered, scores as configured.
 //!
 //! Nothing here changes the state.
 
@@ -31,6 +31,13 @@ impl Trainer<'_> {
             writer.write(Order { state, equilibrium: *equilibrium, epoch, last });
         }
         Ok(())
+    }
+
+    /// Has the state scored, where that is due.
+    pub(crate) fn score(&self, state: &State) {
+        if let Some(evaluator) = &self.evaluator {
+            evaluator.score_if_due(state, began::equilibrium::carry(state.step, self.config.objective.carry_steps));
+        }
     }
 
     pub(crate) fn draw_samples(&self, state: &State) {

@@ -6,6 +6,7 @@
 //! | [`patches`] | sliced Wasserstein distance between patches, level by level |
 //! | [`similarity`] | MS-SSIM between pairs of one set: diversity |
 //! | [`features`], [`efficientnet`] | what turns images into the numbers that the rest compares |
+//! | [`plain`] | the two of them, which need no features: what a run scores itself by |
 //! | [`neighbours`] | precision, recall, density, coverage |
 //! | [`mod@kernel_distance`] | KID |
 //! | [`frechet`] | FID |
@@ -21,22 +22,21 @@ pub mod images;
 pub mod kernel_distance;
 pub mod neighbours;
 pub mod patches;
+pub mod plain;
 pub mod similarity;
 
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 use tch::{Device, Tensor};
 
+use crate::collective::CalledOff;
 use features::Features;
 use kernel_distance::{KernelDistance, kernel_distance};
 use neighbours::{Neighbourhood, neighbourhood};
-use patches::{Level, sliced_wasserstein};
-use similarity::{Window, diversity};
+use plain::{Plain, PlainJudge, Similarity, Sliced};
 
 /// The neighbour that balls reach to.
 pub const NEIGHBOUR: i64 = 3;
-/// Pairs whose similarity is taken, of each set.
-const PAIRS: u64 = 1000;
 /// Subsets for KID.
 const SUBSETS: u32 = 50;
 
@@ -63,36 +63,13 @@ pub struct Scores {
     pub frechet_distance: f64,
 }
 
-/// The sliced Wasserstein distance by level.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Sliced {
-    /// Mean over the levels.
-    pub mean: f64,
-    /// Each level, finest first.
-    pub levels: Vec<Level>,
-}
-
-/// Mean MS-SSIM over random pairs of each set.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Similarity {
-    /// Over pairs of the judged images. Above `real`: they are less diverse.
-    pub judged: f64,
-    /// Over pairs of real images.
-    pub real: f64,
-    /// Window and levels.
-    pub window: Window,
-}
-
 /// The real side of a comparison: images and their features, computed once.
 #[derive(Debug)]
 pub struct Judge<'a> {
     features: &'a Features,
-    real: Tensor,
     real_features: Tensor,
-    real_similarity: f64,
-    window: Window,
+    plain: PlainJudge,
     seed: u64,
-    device: Device,
 }
 
 impl<'a> Judge<'a> {
@@ -107,18 +84,10 @@ impl<'a> Judge<'a> {
         device: Device,
         progress: impl FnMut(i64),
     ) -> Result<Self> {
-        let (count, _, size, _) = real.size4()?;
+        let (count, ..) = real.size4()?;
         ensure!(count > NEIGHBOUR, "scores need more than {NEIGHBOUR} images of each kind, there are {count}");
-        let window = Window::of(size);
-        Ok(Self {
-            real_features: features.of(&real, progress).context("real images")?,
-            real_similarity: diversity(&real, window, PAIRS, seed, device)?,
-            features,
-            real,
-            window,
-            seed,
-            device,
-        })
+        let real_features = features.of(&real, progress).context("real images")?;
+        Ok(Self { features, real_features, plain: PlainJudge::new(real, seed, device, &CalledOff::new())?, seed })
     }
 
     /// Judges as many images, of the same size.
@@ -127,23 +96,16 @@ impl<'a> Judge<'a> {
     /// If number or size are others, or memory is short.
     pub fn judge(&self, images: &Tensor, progress: impl FnMut(i64)) -> Result<Scores> {
         let (count, _, size, _) = images.size4()?;
-        let (seed, device) = (self.seed, self.device);
-        let levels = sliced_wasserstein(&self.real, images, seed, device)?;
+        let seed = self.seed;
+        let Plain { sliced_wasserstein, similarity } = self.plain.judge(images, &CalledOff::new())?;
         let features = self.features.of(images, progress)?;
         Ok(Scores {
             count,
             size,
             seed,
             features: self.features.name.clone(),
-            sliced_wasserstein: Sliced {
-                mean: levels.iter().map(|level| level.distance).sum::<f64>() / levels.len() as f64,
-                levels,
-            },
-            similarity: Similarity {
-                judged: diversity(images, self.window, PAIRS, seed, device)?,
-                real: self.real_similarity,
-                window: self.window,
-            },
+            sliced_wasserstein,
+            similarity,
             neighbourhood: neighbourhood(&self.real_features, &features, NEIGHBOUR)?,
             kernel_distance: kernel_distance(&self.real_features, &features, SUBSETS, seed)?,
             frechet_distance: frechet::frechet_distance(&self.real_features, &features)?,

@@ -8,7 +8,7 @@
 //! | [`upsampled`], [`kernels`] | convolutions over enlarged images, at the lower size |
 //! | [`step`] | one lane's part of a step |
 //! | [`pool`], [`reduce`], [`collective`], [`reduction_thread`] | the sum over lanes, the same bits in any world |
-//! | [`optimizer`], [`state`] | Adam, and what moves when a step is committed |
+//! | [`optimizer`], [`average`], [`state`] | Adam, the average of G's weights, and what moves when a step is committed |
 //! | [`feed`], [`leases`] | what goes into a step: leased shards, noise |
 //! | [`transfer`] | its way to the device, and the losses' way back |
 //! | [`images`] | what is measured of single images, for the diagnosis |
@@ -19,7 +19,7 @@
 //! | [`checkpoint`], [`checkpoint_writer`], [`digest`], [`pictures`] | what is written, hashed and shown |
 //! | [`pickle`] | PyTorch's old weight files, read without executing them |
 //! | [`flip`] | a fault for tests |
-//! | [`evaluation`] | scores of images against real ones |
+//! | [`evaluation`], [`evaluator`] | scores of images against real ones; the thread that scores the model during a run |
 //! | [`drawing`] | the generator's images, for whatever is made of them |
 //! | [`latent`], [`inversion`], [`animation`] | using a model: ways through noise, the noise of an image, pictures that move |
 //! | [`device`] | the process's device and its ties to whoever started it |
@@ -28,6 +28,7 @@
 pub mod activation;
 pub mod animation;
 pub mod arithmetic;
+pub mod average;
 pub mod checkpoint;
 pub mod checkpoint_writer;
 pub mod collective;
@@ -38,6 +39,7 @@ pub mod digest;
 pub mod drawing;
 pub mod duties;
 pub mod evaluation;
+pub mod evaluator;
 pub mod exchange;
 pub mod feed;
 pub mod flat;

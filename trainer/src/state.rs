@@ -1,4 +1,5 @@
-//! What a trainer holds between steps: both networks, both optimizers, and how many steps are behind them.
+//! What a trainer holds between steps: both networks, both optimizers, the average of G's weights where one is kept, and how many
+//! steps are behind them.
 
 use anyhow::Result;
 use began::config::{Model, RunConfig};
@@ -6,6 +7,7 @@ use began::{Step, network};
 use tch::Device;
 
 use crate::arithmetic::Arithmetic;
+use crate::average::{self, Average};
 use crate::flat::Layout;
 use crate::network::{Discriminator, Generator};
 use crate::optimizer::Adam;
@@ -24,6 +26,8 @@ pub struct State {
     pub discriminator_adam: Adam,
     /// Adam over `G`.
     pub generator_adam: Adam,
+    /// The average of `G`'s weights, where the run keeps one.
+    pub average: Option<Average>,
     arithmetic: Arithmetic,
 }
 
@@ -47,10 +51,14 @@ impl State {
         let g_first = 2 * d_layers.len() as u64;
         let d = Layout::new(&d_layers).initial(seed, 0, kind, device)?;
         let g = Layout::new(&network::generator(model)).initial(seed, g_first, kind, device)?;
-        Self::from_flat(model, d, g, arithmetic)
+        let mut state = Self::from_flat(model, d, g, arithmetic)?;
+        if config.optimizer.average > 0.0 {
+            state.average = Some(Average::of(&state.generator.parameters.flat)?);
+        }
+        Ok(state)
     }
 
-    /// A state at step 0 over given flat parameters.
+    /// A state at step 0 over given flat parameters, without an average.
     ///
     /// # Errors
     /// If they are too short for the model.
@@ -66,6 +74,7 @@ impl State {
             generator_adam: Adam::new(&generator)?,
             discriminator: Discriminator::new(model, discriminator, arithmetic)?,
             generator: Generator::new(model, generator, arithmetic)?,
+            average: None,
             arithmetic,
         })
     }
@@ -83,6 +92,9 @@ impl State {
         let g = g.0.f_narrow(0, 0, g_weights.layout.len())?;
         self.discriminator_adam.update(&d_weights.flat, &d, count, rate, &config.optimizer)?;
         self.generator_adam.update(&g_weights.flat, &g, count, rate, &config.optimizer)?;
+        if let Some(average) = &self.average {
+            average.follow(&g_weights.flat, count, config.optimizer.average)?;
+        }
         self.refresh()?;
         self.step = self.step.next();
         Ok(())
@@ -114,11 +126,12 @@ impl State {
         {
             (to.m, to.v) = (copied(&from.m)?, copied(&from.v)?);
         }
+        copy.average = self.average.as_ref().map(|average| Average::of(&average.flat)).transpose()?;
         copy.step = self.step;
         Ok(copy)
     }
 
-    /// All of it as flat tensors: parameters and moments of D, then of G.
+    /// All of it as flat tensors: parameters and moments of D, then of G, then the average.
     #[must_use]
     pub fn flat(&self) -> Vec<tch::Tensor> {
         let networks = [
@@ -126,10 +139,12 @@ impl State {
             (&self.generator.parameters, &self.generator_adam),
         ];
         let all = networks.into_iter().flat_map(|(parameters, adam)| [&parameters.flat, &adam.m, &adam.v]);
-        all.map(|tensor| tch::no_grad(|| tensor.detach())).collect()
+        all.chain(self.average.iter().map(|average| &average.flat))
+            .map(|tensor| tch::no_grad(|| tensor.detach()))
+            .collect()
     }
 
-    /// Every tensor of the state by name: parameters, and Adam's moments with `.m` and `.v` behind.
+    /// Every tensor of the state by name: parameters, Adam's moments with `.m` and `.v` behind, averages with `.average`.
     ///
     /// # Errors
     /// If a flat tensor is too short for its layout.
@@ -145,6 +160,42 @@ impl State {
                 }
             }
         }
+        for (name, view) in self.averaged()? {
+            named.push((format!("{name}{}", average::SUFFIX), view));
+        }
         Ok(named)
     }
+
+    /// G with its averaged weights, over their memory; nothing where none are kept.
+    ///
+    /// # Errors
+    /// If the model is another.
+    pub fn averaged_generator(&self, model: &Model) -> Result<Option<Generator>> {
+        let of = |average: &Average| Generator::new(model, average.flat.shallow_clone(), self.arithmetic);
+        self.average.as_ref().map(of).transpose()
+    }
+
+    /// The live weights of both networks, by name.
+    ///
+    /// # Errors
+    /// If a flat tensor is too short for its layout.
+    pub fn weights(&self) -> Result<Vec<(String, tch::Tensor)>> {
+        let both = [&self.discriminator.parameters, &self.generator.parameters];
+        let named = both.map(|parameters| by_name(&parameters.layout, &parameters.flat));
+        Ok(named.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
+    }
+
+    /// The averages of G's weights, by G's own names; nothing where none are kept.
+    ///
+    /// # Errors
+    /// If the flat tensor is too short for its layout.
+    pub fn averaged(&self) -> Result<Vec<(String, tch::Tensor)>> {
+        let named = self.average.as_ref().map(|average| by_name(&self.generator.parameters.layout, &average.flat));
+        Ok(named.transpose()?.unwrap_or_default())
+    }
+}
+
+fn by_name(layout: &Layout, flat: &tch::Tensor) -> Result<Vec<(String, tch::Tensor)>> {
+    let names = layout.slots().iter().map(|slot| slot.parameter.name.clone());
+    Ok(names.zip(layout.views(flat)?).collect())
 }

@@ -20,6 +20,7 @@ use torch_ext::stream::{Event, Stream};
 use crate::checkpoint_writer::CheckpointWriter;
 use crate::coordination::Coordination;
 use crate::digest::digest;
+use crate::evaluator::Evaluator;
 use crate::feed::{self, Feed};
 use crate::flip::Flip;
 use crate::images::Measure;
@@ -33,6 +34,8 @@ use crate::transfer::{PendingLosses, Uploads};
 
 /// How often a wait for data looks up to see what the coordinator says.
 const LOOK: Duration = Duration::from_millis(100);
+/// How long the end of the run waits for the scores of its last state; less where steps have less time.
+const SCORES: Duration = Duration::from_secs(60);
 
 /// What ends a generation for this trainer.
 #[derive(Debug)]
@@ -75,6 +78,8 @@ pub struct Trainer<'a> {
     pub device: Device,
     /// Writes checkpoints; nothing where none are wanted.
     pub writer: Option<Arc<CheckpointWriter>>,
+    /// Scores the model; nothing where no scores are wanted.
+    pub evaluator: Option<Evaluator>,
     /// A fault that a test asks for.
     pub flip: Option<Flip>,
 }
@@ -146,6 +151,9 @@ impl Trainer<'_> {
         if let Some((equilibrium, _)) = generation.equilibrium {
             let digest = digest(generation.state, &equilibrium)?;
             self.send_digest(generation.state, digest);
+        }
+        if let Some(evaluator) = &self.evaluator {
+            evaluator.forget_after(generation.state.step);
         }
         // The digest is always taken; it was just now.
         let end = match self.follow(wire::Orders { digest: false, ..due }, generation) {
@@ -297,6 +305,18 @@ impl Trainer<'_> {
     fn follow(&mut self, orders: wire::Orders, generation: &mut Generation<'_>) -> Result<(), Interrupt> {
         let step = generation.state.step;
         let rank_zero = generation.place.rank == 0;
+        if rank_zero {
+            let last = step.0 >= self.config.run.steps;
+            if last {
+                // What is under way makes room: nothing comes after this one.
+                self.await_scores(generation)?;
+            }
+            self.score(generation.state);
+            if last {
+                // The coordinator waits for the digest; once it has that, the run is over and hears no scores.
+                self.await_scores(generation)?;
+            }
+        }
         if orders.digest || (orders.checkpoint && rank_zero) {
             let (equilibrium, _) = self.await_equilibrium(generation, step)?;
             self.session.activity().enter(Phase::Write);
@@ -451,6 +471,18 @@ impl Trainer<'_> {
                 }
             }
         })
+    }
+
+    /// Waits until no state is being scored, for a while.
+    fn await_scores(&self, generation: &mut Generation<'_>) -> Result<(), Interrupt> {
+        let Some(evaluator) = &self.evaluator else { return Ok(()) };
+        self.session.activity().enter(Phase::Write);
+        let started = Instant::now();
+        let patience = SCORES.min(Duration::from_secs_f64(self.config.run.step_timeout / 4.0));
+        while !evaluator.is_idle(LOOK.min(patience)) && started.elapsed() < patience {
+            self.look_up(generation)?;
+        }
+        Ok(())
     }
 
     /// Waits for the run's end, which was ordered.

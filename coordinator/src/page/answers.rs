@@ -201,8 +201,8 @@ async fn diagnosis(State(hall): State<Arc<Hall>>) -> Answer {
     hall.past.diagnosis(steps, windows).await.map(|value| Json(value).into_response()).map_err(of_the_past)
 }
 
-async fn evaluations() -> Answer {
-    Ok(Json(json!({ "evaluations": [] })).into_response())
+async fn evaluations(State(hall): State<Arc<Hall>>) -> Answer {
+    hall.past.evaluations().await.map(|value| Json(value).into_response()).map_err(of_the_past)
 }
 
 async fn samples(State(hall): State<Arc<Hall>>) -> Answer {

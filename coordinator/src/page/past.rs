@@ -146,6 +146,20 @@ impl Past {
         Ok(value)
     }
 
+    /// What the trainers scored the model at, oldest first.
+    ///
+    /// # Errors
+    /// If the journal cannot be read now.
+    pub async fn evaluations(&self) -> Result<Value, PastError> {
+        let rows = self.read(|run| Ok(Journal::read(run)?.evaluations()?)).await?;
+        let rows = rows.iter().map(|row| {
+            let scores: serde_json::Map<String, Value> =
+                row.scores.iter().map(|(metric, value)| (metric.name().to_owned(), (*value).into())).collect();
+            json!({ "step": row.step.0, "weights": row.weights.name(), "scores": scores })
+        });
+        Ok(json!({ "evaluations": rows.collect::<Vec<_>>() }))
+    }
+
     /// Which sample grids there are, with the diversity measured on each.
     ///
     /// # Errors

@@ -11,6 +11,7 @@ const BOTTOM: f64 = 28.0;
 const TOP: f64 = 10.0;
 
 /// A line with its name.
+#[derive(Clone)]
 pub(super) struct Line {
     pub(super) name: String,
     pub(super) points: Vec<(f64, f64)>,

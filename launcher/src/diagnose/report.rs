@@ -6,6 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use began::StepRecord;
 use began::diagnosis::Window;
+use began::score::{Metric, Weights};
 
 use super::plot::{Line, density, escaped, lines};
 use super::{Read, headline, rows, word};
@@ -66,6 +67,7 @@ pub(super) fn of_one(run: &Read) -> String {
     body += &lines("Wasserstein distance between the losses", "step", &distances);
     body += &lines("Ratio of the spreads' part to the means' part", "step", &[windows(run, "ratio", |w| w.ratio)]);
     body += &lines("Diversity against real images", "step", &[windows(run, "diversity", |w| w.diversity)]);
+    body += &scores(run);
     body += "<h2>Distributions</h2>";
     let measured: Vec<&Window> = run.windows.iter().filter(|window| window.real.count > 0).collect();
     for at in spread(measured.len(), 3) {
@@ -77,6 +79,25 @@ pub(super) fn of_one(run: &Read) -> String {
     body += "<h2>Samples</h2>";
     body += &pictures(run);
     page(&headline(run), &body)
+}
+
+fn score(run: &Read, name: &str, weights: Weights, metric: Metric) -> Line {
+    Line { name: name.into(), points: run.scores(weights, metric).map(|(step, value)| (step as f64, value)).collect() }
+}
+
+/// What the run scored itself at, if it did.
+fn scores(run: &Read) -> String {
+    if run.evaluations.is_empty() {
+        return String::new();
+    }
+    let named = [("live weights", Weights::Live), ("averaged weights", Weights::Average)];
+    let both = |metric| named.map(|(name, weights)| score(run, name, weights, metric)).to_vec();
+    let mut similarity = both(Metric::MsSsim);
+    similarity.push(score(run, "real images", Weights::Live, Metric::MsSsimReal));
+    let mut body = String::from("<h2>Scores</h2>");
+    body += &lines("Sliced Wasserstein distance, times 1,000", "step", &both(Metric::SlicedWasserstein));
+    body += &lines("MS-SSIM over pairs of images: above the real ones' they are less different", "step", &similarity);
+    body
 }
 
 /// L(G(z)) over L(x), one line for each third of the run, and where they balance.
@@ -144,6 +165,19 @@ pub(super) fn of_several(runs: &[Read]) -> String {
     body += &lines("k", "step", &each(&|run, name| steps(run, name, |r| r.k)));
     body += &lines("M", "step", &each(&|run, name| steps(run, name, |r| r.m_global)));
     body += &lines("Diversity", "step", &each(&|run, name| windows(run, name, |w| w.diversity)));
+    if runs.iter().any(|run| !run.evaluations.is_empty()) {
+        for (title, metric) in [
+            ("Sliced Wasserstein distance, times 1,000", Metric::SlicedWasserstein),
+            ("MS-SSIM over pairs of generated images", Metric::MsSsim),
+        ] {
+            let of = |weights: Weights, suffix: &str| {
+                each(&|run, name| score(run, &format!("{name}{suffix}"), weights, metric))
+            };
+            let mut all = of(Weights::Live, "");
+            all.extend(of(Weights::Average, ", averaged weights"));
+            body += &lines(title, "step", &all);
+        }
+    }
     page("Runs side by side", &body)
 }
 

@@ -290,7 +290,16 @@ impl Bench {
         device: Device,
     ) -> Result<Trainer<'a>> {
         let feed = Feed::open(config, &manifest.digest)?;
-        Ok(Trainer { session, config, run: folder.join("run"), feed, device, writer: None, flip: None })
+        Ok(Trainer {
+            session,
+            config,
+            run: folder.join("run"),
+            feed,
+            device,
+            writer: None,
+            evaluator: None,
+            flip: None,
+        })
     }
 
     /// Seconds a step.

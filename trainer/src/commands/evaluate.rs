@@ -3,7 +3,8 @@
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use began::score::Weights;
 use began_data::DataSet;
 use began_record::write_atomically;
 use serde::Serialize;
@@ -15,6 +16,7 @@ use crate::device::{DeviceChoice, choose};
 use crate::evaluation::features::{Features, Range};
 use crate::evaluation::images::{of_data, of_folder, of_generator};
 use crate::evaluation::{Judge, Scores};
+use crate::network::Generator;
 
 /// Judge a model, or any images, against real images: sliced Wasserstein distance, MS-SSIM, precision and recall, KID, FID.
 #[derive(Debug, clap::Args)]
@@ -40,6 +42,10 @@ pub struct Evaluate {
     /// Seed of everything drawn: images, noise, patches, directions, pairs, subsets.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Judge a model by G's weights as training left them (live) or by their average (average); both, where it has both, unless
+    /// told otherwise.
+    #[arg(long, value_name = "live|average")]
+    weights: Option<Weights>,
     /// Also write the scores as JSON.
     #[arg(long, value_name = "FILE.json")]
     out: Option<PathBuf>,
@@ -62,7 +68,17 @@ struct Report {
     data_digest: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     step: Option<u64>,
-    scores: Scores,
+    /// Of the live weights, or of the only images there are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scores: Option<Scores>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    average_scores: Option<Scores>,
+}
+
+/// What is judged: sets of images, one for each kind of weights.
+struct Judged {
+    step: Option<u64>,
+    sets: Vec<(Weights, Tensor)>,
 }
 
 impl Evaluate {
@@ -87,31 +103,39 @@ impl Evaluate {
             None => Features::built_in(device)?,
         };
         let count = data.len().min(self.count.into());
-        let (images, step) = self.images(&data, count, device)?;
+        let Judged { step, sets } = self.images(&data, count, device)?;
         // As many of each: distances between sets of different sizes are not comparable with others.
-        let count = images.size()[0].min(count as i64);
+        let count = sets.iter().map(|(_, images)| images.size()[0]).fold(count as i64, i64::min);
         if count < i64::from(self.count) {
             eprintln!("there are {count} images of each kind to compare, fewer than --count {}", self.count);
         }
         let real = of_data(&data, count as u64, self.seed)?;
         let judge = Judge::new(real, &features, self.seed, device, self.progress("features of real images", count))?;
-        let progress = self.progress("features of the judged images", count);
-        let scores = judge.judge(&images.f_narrow(0, 0, count)?, progress)?;
-        print(&self.what, step, &scores);
+        let (mut live, mut average) = (None, None);
+        for (weights, images) in sets {
+            let progress = self.progress("features of the judged images", count);
+            let scores = judge.judge(&images.f_narrow(0, 0, count)?, progress)?;
+            print(&self.what, step, weights, &scores);
+            match weights {
+                Weights::Live => live = Some(scores),
+                Weights::Average => average = Some(scores),
+            }
+        }
         if let Some(out) = &self.out {
             let report = Report {
                 what: self.what.display().to_string(),
                 data: self.data.display().to_string(),
                 data_digest: data.manifest().digest.clone(),
                 step,
-                scores,
+                scores: live,
+                average_scores: average,
             };
             write_atomically(out, &serde_json::to_vec_pretty(&report)?)?;
         }
         Ok(())
     }
 
-    fn images(&self, data: &DataSet, count: u64, device: Device) -> Result<(Tensor, Option<u64>)> {
+    fn images(&self, data: &DataSet, count: u64, device: Device) -> Result<Judged> {
         let size = data.size();
         if is_model(&self.what) {
             let folder = model::resolve(&self.what)?;
@@ -123,9 +147,26 @@ impl Evaluate {
                 about.model.size,
                 self.data.display()
             );
-            let progress = self.progress("images", count as i64);
-            let images = of_generator(&state.generator, about.carry, count as i64, self.seed, progress)?;
-            return Ok((images, Some(state.step.0)));
+            let draw = |generator: &Generator| {
+                let mut progress = self.progress("images", count as i64);
+                let told = |done| {
+                    progress(done);
+                    Ok(())
+                };
+                of_generator(generator, about.carry, count as i64, self.seed, told)
+            };
+            let mut sets = Vec::new();
+            if self.weights != Some(Weights::Average) {
+                sets.push((Weights::Live, draw(&state.generator)?));
+            }
+            if self.weights == Some(Weights::Average) || (self.weights.is_none() && state.average.is_some()) {
+                let averaged = model::averaged_generator(&folder, &state, &about)?;
+                sets.push((Weights::Average, draw(&averaged)?));
+            }
+            return Ok(Judged { step: Some(state.step.0), sets });
+        }
+        if let Some(weights) = self.weights {
+            bail!("--weights {weights}: {} is no model, so it has no weights", self.what.display());
         }
         let images = if self.what.join("manifest.json").is_file() {
             let other = DataSet::open(&self.what)?;
@@ -148,7 +189,7 @@ impl Evaluate {
                 format!("{} is no checkpoint, run or data set, so a folder of images", self.what.display())
             })?
         };
-        Ok((images, None))
+        Ok(Judged { step: None, sets: vec![(Weights::Live, images)] })
     }
 
     /// Says on a terminal's stderr how far something is.
@@ -170,8 +211,11 @@ fn is_model(path: &Path) -> bool {
     path.join("state.json").is_file() || path.join("run.toml").is_file()
 }
 
-fn print(what: &Path, step: Option<u64>, scores: &Scores) {
-    let step = step.map(|step| format!(", step {step}")).unwrap_or_default();
+fn print(what: &Path, step: Option<u64>, weights: Weights, scores: &Scores) {
+    let mut step = step.map(|step| format!(", step {step}")).unwrap_or_default();
+    if weights == Weights::Average {
+        step += ", averaged weights";
+    }
     println!(
         "{}{step}: {} images of {} px against as many real ones, seed {}",
         what.display(),

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
+use began::score::Weights;
 use began_record::write_atomically;
 use serde_json::json;
 use tch::Tensor;
@@ -55,6 +56,7 @@ impl Export {
             "run": model.about.run,
             "step": model.state.step.0,
             "digest": model.about.digest,
+            "weights": model.weights().to_string(),
             "input": "z [B,latent], uniform in (-1,1)",
             "output": "images [B,3,size,size], about -1 to 1",
         });
@@ -70,10 +72,14 @@ impl Export {
     }
 }
 
-/// Every weight of D and G by name, finite.
+/// Every weight of D and G by name, finite; G's averaged, if those were asked for.
 fn weights(model: &Model) -> Result<Vec<(String, Tensor)>> {
-    let mut tensors = model.state.named()?;
-    tensors.retain(|(name, _)| !name.ends_with(".m") && !name.ends_with(".v"));
+    let mut tensors = model.state.weights()?;
+    if model.weights() == Weights::Average {
+        let averaged = model.state.averaged()?;
+        tensors.retain(|(name, _)| averaged.iter().all(|(other, _)| other != name));
+        tensors.extend(averaged);
+    }
     for (name, tensor) in &tensors {
         ensure!(
             all_finite(tensor)?,

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
+use began::score::Weights;
 use began_record::CheckpointState;
 use tch::Device;
 
@@ -20,6 +21,9 @@ pub struct ModelArgs {
     /// Use weights that were changed after they were written.
     #[arg(long)]
     accept_changed_checkpoint: bool,
+    /// G's weights as training left them (live), or their average over the steps (average), where the run kept one.
+    #[arg(long, default_value_t = Weights::Live, value_name = "live|average")]
+    weights: Weights,
     /// What to compute on.
     #[arg(long, default_value = "cpu")]
     device: DeviceChoice,
@@ -30,6 +34,8 @@ pub struct ModelArgs {
 pub struct Model {
     /// Its weights.
     pub state: State,
+    /// G with averaged weights, if that is what was asked for.
+    averaged: Option<Generator>,
     /// What its checkpoint says.
     pub about: CheckpointState,
     /// Where it is.
@@ -45,15 +51,25 @@ impl ModelArgs {
         let folder = resolve(&self.checkpoint)?;
         let (device, _) = choose(self.device, 0)?;
         let (state, about) = read_weights(&folder, device, self.accept_changed_checkpoint)?;
-        Ok(Model { state, about, device })
+        let averaged = match self.weights {
+            Weights::Live => None,
+            Weights::Average => Some(averaged_generator(&folder, &state, &about)?),
+        };
+        Ok(Model { state, averaged, about, device })
     }
 }
 
 impl Model {
-    /// Its generator.
+    /// Its generator, with the weights that were asked for.
     #[must_use]
     pub fn generator(&self) -> &Generator {
-        &self.state.generator
+        self.averaged.as_ref().unwrap_or(&self.state.generator)
+    }
+
+    /// Which weights of the generator these are.
+    #[must_use]
+    pub fn weights(&self) -> Weights {
+        if self.averaged.is_some() { Weights::Average } else { Weights::Live }
     }
 
     /// Numbers in a noise vector.
@@ -65,8 +81,21 @@ impl Model {
     /// Which weights these are, in words.
     #[must_use]
     pub fn words(&self) -> String {
-        format!("step {}", self.state.step)
+        match self.weights() {
+            Weights::Live => format!("step {}", self.state.step),
+            Weights::Average => format!("step {} (averaged weights)", self.state.step),
+        }
     }
+}
+
+/// G with the averaged weights of a checkpoint.
+///
+/// # Errors
+/// If it has none.
+pub fn averaged_generator(folder: &Path, state: &State, about: &CheckpointState) -> Result<Generator> {
+    state.averaged_generator(&about.model)?.with_context(|| {
+        format!("checkpoint {} has no averaged weights: the run's optimizer.average was 0", folder.display())
+    })
 }
 
 /// A checkpoint's folder, given itself or its run.

@@ -16,6 +16,7 @@ use crate::arithmetic::Arithmetic;
 use crate::checkpoint_writer::CheckpointWriter;
 use crate::coordination::Coordination;
 use crate::device::{self, DeviceChoice};
+use crate::evaluator::Evaluator;
 use crate::feed::Feed;
 use crate::flip::Flip;
 use crate::membership::{Left, Membership};
@@ -156,9 +157,12 @@ impl Run {
         let report = Box::new(move |written| reports(Say::Checkpoint(written)));
         let writer = CheckpointWriter::start(self.run.clone(), session.welcome.run.clone(), config.clone(), report)?;
         let writer = out.insert(Arc::new(writer)).clone();
+        let reports = session.reporter();
+        let report = Box::new(move |done| reports(Say::Evaluated(done)));
+        let evaluator = Evaluator::start(&config, feed.data.clone(), device, report)?;
         let flip = Flip::for_trainer(self.node, self.local_rank);
-        let mut trainer =
-            Trainer { session, config: &config, run: self.run.clone(), feed, device, writer: Some(writer), flip };
+        let (run, writer) = (self.run.clone(), Some(writer));
+        let mut trainer = Trainer { session, config: &config, run, feed, device, writer, evaluator, flip };
         let mut membership = Membership::new(session, peers);
         loop {
             session.activity().enter(Phase::Idle);

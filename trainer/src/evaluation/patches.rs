@@ -10,6 +10,8 @@ use began::random::Stream;
 use tch::{Device, Kind, Tensor};
 
 use super::draw::{Use, below, normal, stream};
+use super::plain::still_wanted;
+use crate::collective::CalledOff;
 
 /// Height and width of a patch.
 const SIDE: i64 = 7;
@@ -37,8 +39,14 @@ pub struct Level {
 /// The distance of each level between as many images of both sets, finest first: `[N,3,size,size]` bytes each.
 ///
 /// # Errors
-/// If the sets are not alike in size and number, or memory is short.
-pub fn sliced_wasserstein(real: &Tensor, other: &Tensor, seed: u64, device: Device) -> Result<Vec<Level>> {
+/// If the sets are not alike in size and number, memory is short, or it is called off.
+pub fn sliced_wasserstein(
+    real: &Tensor,
+    other: &Tensor,
+    seed: u64,
+    device: Device,
+    called_off: &CalledOff,
+) -> Result<Vec<Level>> {
     ensure!(real.size() == other.size(), "sets of {:?} and {:?} cannot be compared", real.size(), other.size());
     let (_, _, size, _) = real.size4()?;
     let mut out = Vec::new();
@@ -48,7 +56,7 @@ pub fn sliced_wasserstein(real: &Tensor, other: &Tensor, seed: u64, device: Devi
         let a = descriptors(real, level, &stream(seed, Use::Patches, 2 * level as u32), device)?;
         let b = descriptors(other, level, &stream(seed, Use::Patches, 2 * level as u32 + 1), device)?;
         let directions = directions(&stream(DIRECTED, Use::Directions, level as u32), device)?;
-        out.push(Level { size: size >> level, distance: 1e3 * distance(&a, &b, &directions)? });
+        out.push(Level { size: size >> level, distance: 1e3 * distance(&a, &b, &directions, called_off)? });
         level += 1;
     }
     Ok(out)
@@ -145,9 +153,10 @@ fn patches(images: &Tensor, stream: &Stream, first: i64) -> Result<Tensor> {
 }
 
 /// The mean distance of two sets of rows over all directions, which are columns.
-fn distance(a: &Tensor, b: &Tensor, directions: &Tensor) -> Result<f64> {
+fn distance(a: &Tensor, b: &Tensor, directions: &Tensor, called_off: &CalledOff) -> Result<f64> {
     let mut sum = 0.0;
     for start in (0..DIRECTIONS).step_by(AT_ONCE as usize) {
+        still_wanted(called_off)?;
         let part = directions.f_narrow(1, start, AT_ONCE)?.f_transpose(0, 1)?;
         let sorted = |rows: &Tensor| sorted_rows(&part.f_matmul(&rows.f_transpose(0, 1)?)?);
         let apart = sorted(a)?.f_sub(&sorted(b)?)?.f_abs()?;
@@ -207,9 +216,10 @@ mod tests {
     #[test]
     fn a_set_is_closer_to_its_like_than_to_its_blur() -> Result<()> {
         let (real, other) = (faces(96, 1, 32)?, faces(96, 2, 32)?);
-        let near = sliced_wasserstein(&real, &other, 1, Device::Cpu)?;
+        let off = CalledOff::new();
+        let near = sliced_wasserstein(&real, &other, 1, Device::Cpu, &off)?;
         let blurred = blur(&other.f_to_kind(Kind::Float)?, 1.0, 1)?.f_round()?.f_to_kind(Kind::Uint8)?;
-        let far = || sliced_wasserstein(&real, &blurred, 1, Device::Cpu);
+        let far = || sliced_wasserstein(&real, &blurred, 1, Device::Cpu, &off);
         let one = far()?;
         assert_eq!(one, far()?);
         assert_eq!(one.iter().map(|level| level.size).collect::<Vec<_>>(), [32, 16]);

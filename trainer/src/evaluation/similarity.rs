@@ -7,6 +7,8 @@ use anyhow::{Result, ensure};
 use tch::{Device, Kind, Tensor};
 
 use super::draw::{Use, below, stream};
+use super::plain::still_wanted;
+use crate::collective::CalledOff;
 
 /// How much each level counts, finest first.
 const WEIGHTS: [f64; 5] = [0.0448, 0.2856, 0.3001, 0.2363, 0.1333];
@@ -106,8 +108,15 @@ fn ssim(a: &Tensor, b: &Tensor, kernel: &Tensor) -> Result<(Tensor, Tensor)> {
 /// The mean similarity of `pairs` random pairs of different images of a set, `[N,3,H,W]` bytes.
 ///
 /// # Errors
-/// If there are fewer than two images, or memory is short.
-pub fn diversity(images: &Tensor, window: Window, pairs: u64, seed: u64, device: Device) -> Result<f64> {
+/// If there are fewer than two images, memory is short, or it is called off.
+pub fn diversity(
+    images: &Tensor,
+    window: Window,
+    pairs: u64,
+    seed: u64,
+    device: Device,
+    called_off: &CalledOff,
+) -> Result<f64> {
     let count = images.size()[0] as u64;
     ensure!(count >= 2, "pairs need at least two images, there is {count}");
     let drawn = stream(seed, Use::Pairs, 0);
@@ -119,6 +128,7 @@ pub fn diversity(images: &Tensor, window: Window, pairs: u64, seed: u64, device:
     let (first, second): (Vec<i64>, Vec<i64>) = (0..pairs).map(pair).unzip();
     let mut sum = 0.0;
     for (first, second) in first.chunks(CHUNK as usize).zip(second.chunks(CHUNK as usize)) {
+        still_wanted(called_off)?;
         let of = |index: &[i64]| -> Result<Tensor> {
             let chosen = images.f_index_select(0, &Tensor::f_from_slice(index)?)?;
             Ok(chosen.f_to_device(device)?.f_to_kind(Kind::Float)?)
@@ -144,8 +154,8 @@ mod tests {
         let images = faces(40, 1, 32)?;
         let window = Window::of(32);
         let same = images.f_narrow(0, 0, 1)?.f_repeat([40, 1, 1, 1])?;
-        assert!((diversity(&same, window, 50, 1, Device::Cpu)? - 1.0).abs() < 1e-5);
-        assert!(diversity(&images, window, 50, 1, Device::Cpu)? < 0.7);
+        assert!((diversity(&same, window, 50, 1, Device::Cpu, &CalledOff::new())? - 1.0).abs() < 1e-5);
+        assert!(diversity(&images, window, 50, 1, Device::Cpu, &CalledOff::new())? < 0.7);
         assert!(ms_ssim(&images, &images, Window { side: 11, levels: 5 }).is_err());
         Ok(())
     }

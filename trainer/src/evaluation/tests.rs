@@ -49,7 +49,7 @@ fn the_sliced_wasserstein_distance_is_stable_to_two_percent_over_seeds() -> Resu
     let blurred = blurred.f_avg_pool2d([3, 3], [1, 1], [1, 1], false, false, None)?.f_to_kind(Kind::Uint8)?;
     let found: Vec<f64> = (1..=4)
         .map(|seed| {
-            let levels = sliced_wasserstein(&real, &blurred, seed, Device::Cpu)?;
+            let levels = patches::sliced_wasserstein(&real, &blurred, seed, Device::Cpu, &CalledOff::new())?;
             Ok(levels.iter().map(|level| level.distance).sum::<f64>() / levels.len() as f64)
         })
         .collect::<Result<_>>()?;
@@ -62,7 +62,7 @@ fn the_sliced_wasserstein_distance_is_stable_to_two_percent_over_seeds() -> Resu
 mod oracles {
     use super::*;
     use crate::evaluation::kernel_distance::discrepancy;
-    use crate::evaluation::similarity::ms_ssim;
+    use crate::evaluation::similarity::{Window, ms_ssim};
     use anyhow::Context;
     use safetensors::{Dtype, SafeTensors};
 
