@@ -154,8 +154,8 @@ impl Past {
         let rows = self.read(|run| Ok(Journal::read(run)?.evaluations()?)).await?;
         let rows = rows.iter().map(|row| {
             let scores: serde_json::Map<String, Value> =
-                row.scores.iter().map(|(metric, value)| (metric.name().to_owned(), (*value).into())).collect();
-            json!({ "step": row.step.0, "weights": row.weights.name(), "scores": scores })
+                row.scores.iter().map(|(metric, value)| (metric.to_string(), (*value).into())).collect();
+            json!({ "step": row.step.0, "weights": row.weights.to_string(), "scores": scores })
         });
         Ok(json!({ "evaluations": rows.collect::<Vec<_>>() }))
     }
