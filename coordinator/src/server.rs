@@ -13,9 +13,7 @@ use began_credentials::{Arguments, ArgumentsError};
 use began_data::DataError;
 use began_proto::v1::DESCRIPTORS;
 use began_proto::v1::coordinator_server::CoordinatorServer;
-use began_record::{
-    Announcement, Checkpoint, EventRow, Journal, RecordError, RunDir, RunLock, RunManifest, StepRow,
-};
+use began_record::{Announcement, Checkpoint, EventRow, Journal, RecordError, RunDir, RunLock, RunManifest, StepRow};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -354,7 +352,9 @@ impl Coordinator {
     /// Waits for the run to end, writes everything down and shuts the server down. Takes at most the time to flush and a
     /// grace for clients, once the run has ended.
     pub async fn finished(self) -> Outcome {
-        let Self { run, outcome, recording, collecting, actor, mut server, page, shut_down, turned_away, _lock, .. } = self;
+        let Self {
+            run, outcome, recording, collecting, actor, mut server, page, shut_down, turned_away, _lock, ..
+        } = self;
         let outcome = outcome.await.unwrap_or_else(|_| Outcome {
             failed: true,
             reason: "the coordinator's own task ended: this is a defect of the coordinator".into(),

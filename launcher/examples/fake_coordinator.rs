@@ -97,7 +97,13 @@ async fn main() -> Result<()> {
     let fake = Fake { run: run.manifest()?.run, news, stop: Arc::clone(&stop) };
     let server = tonic::transport::Server::builder().add_service(CoordinatorServer::new(fake));
     tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
-    run.announce(&Announcement { address: address.clone(), pid: std::process::id(), tls: false, credentials: None, page: None })?;
+    run.announce(&Announcement {
+        address: address.clone(),
+        pid: std::process::id(),
+        tls: false,
+        credentials: None,
+        page: None,
+    })?;
     println!("{{\"listening\":\"{address}\"}}");
 
     let all = run.config()?.run.steps;

@@ -36,8 +36,8 @@ use crate::{ending, node_log, page, watch};
 mod signals;
 mod start;
 
-pub use start::Listening;
 pub use signals::{Signalled, Signals};
+pub use start::Listening;
 
 /// How long the connection to a node may take to end once the node was told to kill everything.
 const CLOSING: Duration = Duration::from_secs(2);
@@ -175,8 +175,13 @@ impl<'a> Launch<'a> {
             .collect();
         let exposed = exposed || (args.tls != Mode::Off && args.http.as_deref().is_some_and(page::is_exposed));
         let credentials = Credentials::for_launch(args.tls, args.token_file.as_deref(), &run, &names, exposed)?;
-        let (mut coordinator, mut waiter, stdout) =
-            start::coordinator(plan, &path, (&plan.nodes.listen(), args.http.as_deref()), &credentials, &coordinator_log)?;
+        let (mut coordinator, mut waiter, stdout) = start::coordinator(
+            plan,
+            &path,
+            (&plan.nodes.listen(), args.http.as_deref()),
+            &credentials,
+            &coordinator_log,
+        )?;
         let listening = tokio::select! {
             listening = start::where_it_listens(stdout) => listening.map_err(Stopped::Error),
             asked = signals.asked() => Err(Stopped::Asked(asked)),

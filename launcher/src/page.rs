@@ -76,7 +76,10 @@ pub fn page(args: &PageArgs) -> Result<u8> {
         bail!("no coordinator serves {}: `launcher diagnose` shows a run that is over", args.run.display());
     };
     let Some(url) = &announcement.page else {
-        bail!("the coordinator of {} serves no page: start or resume the run with --http HOST:PORT", args.run.display());
+        bail!(
+            "the coordinator of {} serves no page: start or resume the run with --http HOST:PORT",
+            args.run.display()
+        );
     };
     let role = Role::from(args.role);
     let key = match url.starts_with("https://") {

@@ -8,9 +8,11 @@ use anyhow::{Result, ensure};
 #[test]
 fn each_alert_fires_when_it_should_and_a_healthy_run_is_quiet() -> Result<()> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/monitoring");
-    for arguments in
-        [vec!["check", "rules", "alerts.yaml"], vec!["check", "config", "--syntax-only", "prometheus.yaml"], vec!["test", "rules", "alerts_test.yaml"]]
-    {
+    for arguments in [
+        vec!["check", "rules", "alerts.yaml"],
+        vec!["check", "config", "--syntax-only", "prometheus.yaml"],
+        vec!["test", "rules", "alerts_test.yaml"],
+    ] {
         let Ok(output) = Command::new("promtool").args(&arguments).current_dir(&folder).output() else {
             eprintln!("skipped: promtool is not here (Debian: prometheus)");
             return Ok(());
@@ -29,7 +31,9 @@ fn the_dashboard_is_whole_and_no_two_panels_overlap() -> Result<()> {
     for panel in dashboard["panels"].as_array().into_iter().flatten() {
         let place = |name: &str| panel["gridPos"][name].as_u64().unwrap_or(u64::MAX);
         ensure!(place("x") + place("w") <= 24, "{} sticks out", panel["title"]);
-        for cell in (place("x")..place("x") + place("w")).flat_map(|x| (place("y")..place("y") + place("h")).map(move |y| (x, y))) {
+        for cell in (place("x")..place("x") + place("w"))
+            .flat_map(|x| (place("y")..place("y") + place("h")).map(move |y| (x, y)))
+        {
             ensure!(taken.insert(cell), "{} lies on another", panel["title"]);
         }
     }

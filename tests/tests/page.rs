@@ -26,9 +26,7 @@ fn in_a_runtime(test: impl Future<Output = Result<()>>) -> Result<()> {
 
 /// Where the page of a run is, once its coordinator has said so.
 fn page_of(desk: &Desk, name: &str) -> Result<String> {
-    wait_for(&format!("the page of {name}"), || {
-        RunDir::open(&desk.path(name)).ok()?.announcement().ok()??.page
-    })
+    wait_for(&format!("the page of {name}"), || RunDir::open(&desk.path(name)).ok()?.announcement().ok()??.page)
 }
 
 /// axe-core, if set-up has fetched it.
@@ -89,17 +87,16 @@ fn every_view_shows_a_live_run_of_four_trainers_and_every_button_does_what_it_sa
         browser.wait_for_text("run-name", "run").await?;
         browser.wait_for_text("phase", "running").await?;
         let paint = browser
-            .wait(
-                "the first paint",
-                "return performance.getEntriesByName('first-contentful-paint')[0]?.startTime",
-            )
+            .wait("the first paint", "return performance.getEntriesByName('first-contentful-paint')[0]?.startTime")
             .await?;
         ensure!(paint.as_f64().is_some_and(|milliseconds| milliseconds < 1000.0), "first paint after {paint} ms");
 
         // It is live: the step goes up by itself.
         let step = "return Number(document.getElementById('step-now').textContent.replace(/\\D/g, ''))";
         let before = browser.wait("a step", step).await?;
-        let later = format!("const now = Number(document.getElementById('step-now').textContent.replace(/\\D/g, '')); return now > {before} && now");
+        let later = format!(
+            "const now = Number(document.getElementById('step-now').textContent.replace(/\\D/g, '')); return now > {before} && now"
+        );
         browser.wait("a later step", &later).await?;
 
         for view in VIEWS {
@@ -152,7 +149,10 @@ async fn overview(browser: &Browser) -> Result<()> {
     browser.click("logarithmic").await?;
     browser.run("document.querySelector('#plot-losses details.as-table').open = true", vec![]).await?;
     browser
-        .wait("the losses as a table", "return document.querySelectorAll('#plot-losses details.as-table tr').length > 3")
+        .wait(
+            "the losses as a table",
+            "return document.querySelectorAll('#plot-losses details.as-table tr').length > 3",
+        )
         .await?;
     Ok(())
 }
@@ -179,12 +179,12 @@ async fn samples(browser: &Browser) -> Result<()> {
 /// Phase plot, distributions, world, history, manifest.
 async fn others(browser: &Browser) -> Result<()> {
     show(browser, "phase").await?;
-    browser.wait("the phase plot", "return document.querySelector('#phase-chart canvas, canvas#phase-chart') !== null").await?;
+    browser
+        .wait("the phase plot", "return document.querySelector('#phase-chart canvas, canvas#phase-chart') !== null")
+        .await?;
     show(browser, "losses").await?;
     show(browser, "world").await?;
-    browser
-        .wait("four trainers", "return document.querySelectorAll('#world-table tbody tr').length === 4")
-        .await?;
+    browser.wait("four trainers", "return document.querySelectorAll('#world-table tbody tr').length === 4").await?;
     browser.set("world-filter", "rank 3").await?;
     browser.set("world-filter", "").await?;
     for colour in ["step", "waiting", "silence", "memory", "activity"] {
@@ -198,9 +198,7 @@ async fn others(browser: &Browser) -> Result<()> {
     browser.wait_for_text("generations", "generation 1 opens with 4 trainers").await?;
     browser.wait_for_text("events", "joined").await?;
     browser.set("event-text", "nothing holds this").await?;
-    browser
-        .wait("no events", "return !document.getElementById('events').innerText.includes('joined')")
-        .await?;
+    browser.wait("no events", "return !document.getElementById('events').innerText.includes('joined')").await?;
     browser.set("event-text", "").await?;
     browser.wait_for_text("events", "joined").await?;
     show(browser, "manifest").await?;
@@ -252,7 +250,8 @@ fn a_run_with_a_token_asks_who_is_there_and_gives_buttons_only_to_those_who_may(
         let page = page_of(&desk, "run")?;
         ensure!(page.starts_with("https://"), "{page}");
         desk.reach("run", 3)?;
-        let address = |role: &str| succeed("launcher", ["page", &desk.arg("run"), "--role", role, "--token-file", &token]);
+        let address =
+            |role: &str| succeed("launcher", ["page", &desk.arg("run"), "--role", role, "--token-file", &token]);
         let (control, observer) = (address("control")?, address("observer")?);
         let key = control.trim().split_once("#key=").context("no key in the address")?.1.to_owned();
 
@@ -262,7 +261,9 @@ fn a_run_with_a_token_asks_who_is_there_and_gives_buttons_only_to_those_who_may(
         browser.shoot("sign-in-laptop-light").await?;
         browser.type_into("key", "not the key").await?;
         browser.click("sign-in-go").await?;
-        browser.wait("a refusal", "return document.getElementById('sign-in').innerText.includes('no page key')").await?;
+        browser
+            .wait("a refusal", "return document.getElementById('sign-in').innerText.includes('no page key')")
+            .await?;
         browser.run("document.getElementById('key').value = ''", vec![]).await?;
         browser.type_into("key", &key).await?;
         browser.click("sign-in-go").await?;
@@ -273,7 +274,10 @@ fn a_run_with_a_token_asks_who_is_there_and_gives_buttons_only_to_those_who_may(
         let browser = Browser::open(LAPTOP.0, LAPTOP.1, true).await?;
         browser.go(observer.trim()).await?;
         browser.wait_for_text("phase", "running").await?;
-        ensure!(!browser.sees("do-stop").await? && !browser.sees("do-checkpoint").await?, "who only looks sees buttons");
+        ensure!(
+            !browser.sees("do-stop").await? && !browser.sees("do-checkpoint").await?,
+            "who only looks sees buttons"
+        );
         let there = browser.run("return location.href + document.cookie", vec![]).await?;
         ensure!(!there.to_string().contains("key="), "the key can be read in {there}");
         browser.close().await?;
@@ -321,9 +325,12 @@ fn a_thousand_trainers_are_clear_on_a_laptop_and_on_a_phone_and_cost_little_to_w
     in_a_runtime(async {
         let made = MadeUp::start(1024)?;
         let axe = axe();
-        for (size, (width, height), scheme, dark) in
-            [("laptop", LAPTOP, "light", false), ("laptop", LAPTOP, "dark", true), ("phone", PHONE, "light", false), ("phone", PHONE, "dark", true)]
-        {
+        for (size, (width, height), scheme, dark) in [
+            ("laptop", LAPTOP, "light", false),
+            ("laptop", LAPTOP, "dark", true),
+            ("phone", PHONE, "light", false),
+            ("phone", PHONE, "dark", true),
+        ] {
             let browser = Browser::open(width, height, dark).await?;
             browser.go(&made.page).await?;
             browser.wait_for_text("phase", "running").await?;
@@ -336,7 +343,9 @@ fn a_thousand_trainers_are_clear_on_a_laptop_and_on_a_phone_and_cost_little_to_w
                 }
                 browser.shoot(&format!("many-{view}-{size}-{scheme}")).await?;
             }
-            browser.wait("their number", "return document.getElementById('world-summary').innerText.includes('1,024')").await?;
+            browser
+                .wait("their number", "return document.getElementById('world-summary').innerText.includes('1,024')")
+                .await?;
             // A row each would be a thousand rows a second.
             let rows = browser.run("return document.querySelectorAll('#world-table tbody tr').length", vec![]).await?;
             ensure!(rows.as_u64().is_some_and(|rows| (5..200).contains(&rows)), "{rows} rows");

@@ -129,7 +129,9 @@ fn what_is_asked_for_is_answered_from_the_journal_and_what_makes_no_sense_is_ref
     ensure!(curves["step"] == json!((10..40).collect::<Vec<u64>>()), "{curves}");
     for (at, row) in rows[10..40].iter().enumerate() {
         let record = row.record;
-        for (name, value) in [("real", record.real), ("fake", record.fake), ("k", record.k), ("m_global", record.m_global)] {
+        for (name, value) in
+            [("real", record.real), ("fake", record.fake), ("k", record.k), ("m_global", record.m_global)]
+        {
             for part in ["min", "mean", "max"] {
                 let there = curves[name][part][at].as_f64().context("no number")?;
                 ensure!(there as f32 == value as f32, "step {}: {name} is {there}, not {value}", at + 10);
@@ -152,23 +154,31 @@ fn what_is_asked_for_is_answered_from_the_journal_and_what_makes_no_sense_is_ref
     })?;
     let window = page.get("/api/windows")?.json()?["windows"][0].clone();
     let whole = page.get(&format!("/api/windows/{}", window["to"]))?.json()?;
-    let counted: u64 = whole["real"]["histogram"]["counts"].as_array().context("no counts")?.iter().filter_map(Value::as_u64).sum();
+    let counted: u64 =
+        whole["real"]["histogram"]["counts"].as_array().context("no counts")?.iter().filter_map(Value::as_u64).sum();
     ensure!(whole["real"]["count"] == counted && window["real"]["histogram"].is_null(), "{whole}");
     let diagnosis = page.get("/api/diagnosis")?.json()?;
     ensure!(diagnosis["findings"].as_array().is_some_and(|findings| findings.len() > 4), "{diagnosis}");
 
     let steps = page.get("/api/samples")?.json()?["steps"].clone();
     let picture = page.get(&format!("/api/samples/{}", steps[0]))?;
-    let file = std::fs::read(desk.path("run").join(format!("samples/step-{:08}.png", steps[0].as_u64().context("no step")?)))?;
+    let file =
+        std::fs::read(desk.path("run").join(format!("samples/step-{:08}.png", steps[0].as_u64().context("no step")?)))?;
     ensure!(picture.body == file && picture.head.contains("image/png"), "{}", picture.head);
 
     let metrics = page.get("/metrics")?.text();
-    for name in ["began_equilibrium_k ", "began_step_seconds_count ", "began_trainer_resident_bytes{rank=\"1\"", "# EOF"] {
+    for name in
+        ["began_equilibrium_k ", "began_step_seconds_count ", "began_trainer_resident_bytes{rank=\"1\"", "# EOF"]
+    {
         ensure!(metrics.contains(name), "{name} is not in {metrics}");
     }
     ensure!(page.get("/healthz")?.text() == "ok\n", "not healthy");
     let index = page.get("/")?;
-    ensure!(index.text().contains("<!doctype html>") && index.head.contains("content-security-policy"), "{}", index.head);
+    ensure!(
+        index.text().contains("<!doctype html>") && index.head.contains("content-security-policy"),
+        "{}",
+        index.head
+    );
     let tag = index.head.lines().find_map(|line| line.strip_prefix("etag: ")).context("no tag")?.to_owned();
     ensure!(page.ask("GET /", &[("If-None-Match", &tag)], "")?.status == 304, "the same page was sent again");
 
@@ -184,7 +194,12 @@ fn what_is_asked_for_is_answered_from_the_journal_and_what_makes_no_sense_is_ref
         ("/api/control", 405, "another way"),
     ] {
         let answer = page.get(path)?;
-        ensure!(answer.status == status && answer.text().contains(words), "{path}: {} {}", answer.status, answer.text());
+        ensure!(
+            answer.status == status && answer.text().contains(words),
+            "{path}: {} {}",
+            answer.status,
+            answer.text()
+        );
     }
     let checkpoint = page.post("/api/control", &json!({ "action": "checkpoint", "reason": "a test" }))?;
     let step = checkpoint.json()?["step"].as_u64().context("no step")?;
@@ -197,7 +212,12 @@ fn what_is_asked_for_is_answered_from_the_journal_and_what_makes_no_sense_is_ref
         (json!({ "action": "stop", "reason": "x".repeat(20_000) }), ""),
     ] {
         let answer = page.post("/api/control", &body)?;
-        ensure!((400..500).contains(&answer.status) && answer.text().contains(words), "{} {}", answer.status, answer.text());
+        ensure!(
+            (400..500).contains(&answer.status) && answer.text().contains(words),
+            "{} {}",
+            answer.status,
+            answer.text()
+        );
     }
     ensure!(page.post("/api/control", &json!({ "action": "stop" }))?.status == 200, "it does not stop");
     let output = running.finish()?;
@@ -227,7 +247,8 @@ fn live_events_follow_the_run_and_a_page_of_another_site_gets_nothing_and_brings
     let mut rubbish = page.connect()?;
     rubbish.write_all(&[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3])?;
     let mut long = page.connect()?;
-    let _ = long.write_all(format!("GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX: {}\r\n\r\n", "x".repeat(100_000)).as_bytes());
+    let _ =
+        long.write_all(format!("GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX: {}\r\n\r\n", "x".repeat(100_000)).as_bytes());
 
     let mut live = page.connect()?;
     live.write_all(format!("GET /api/live HTTP/1.1\r\nHost: {}\r\n\r\n", page.0).as_bytes())?;
@@ -238,7 +259,10 @@ fn live_events_follow_the_run_and_a_page_of_another_site_gets_nothing_and_brings
         heard.push_str(&String::from_utf8_lossy(&buffer[..bytes]));
     }
     drop(silent);
-    ensure!(page.post("/api/control", &json!({ "action": "stop", "reason": "over" }))?.status == 200, "it does not stop");
+    ensure!(
+        page.post("/api/control", &json!({ "action": "stop", "reason": "over" }))?.status == 200,
+        "it does not stop"
+    );
     while let Ok(bytes) = live.read(&mut buffer)
         && bytes > 0
     {
@@ -269,7 +293,8 @@ fn a_run_with_certificates_serves_https_and_each_role_gets_what_it_may() -> Resu
         roots.add(certificate)?;
     }
     let builder = || {
-        let builder = ClientConfig::builder_with_provider(provider.clone()).with_protocol_versions(&[&rustls::version::TLS13])?;
+        let builder =
+            ClientConfig::builder_with_provider(provider.clone()).with_protocol_versions(&[&rustls::version::TLS13])?;
         anyhow::Ok(builder.with_root_certificates(roots.clone()))
     };
     let nobody = Arc::new(builder()?.with_no_client_auth());

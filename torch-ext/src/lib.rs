@@ -12,7 +12,8 @@ pub mod stream;
 mod tensor;
 
 pub use runtime::{
-    GpuMemory, cpu_capability, deterministic, gpu_memory, gpu_total, keep_memory, load_cuda, single_threaded, tf32, torch_version,
+    GpuMemory, cpu_capability, deterministic, gpu_memory, gpu_total, keep_memory, load_cuda, single_threaded, tf32,
+    torch_version,
 };
 pub use tensor::{add_scaled_, channels_last, foreach_copy_, fused_adam_, grad, pinned, to_host};
 

@@ -12,8 +12,8 @@ use began_proto::v1::coordinator_client::CoordinatorClient;
 use began_proto::v1::coordinator_message::Body as Down;
 use began_proto::v1::trainer_message::Body as Up;
 use began_proto::v1::{
-    CoordinatorMessage, Heartbeat, Held, Hello, ImageLosses, LaneImages, LaneLosses, PastStep, Phase, Recalled, StepLosses,
-    TrainerMessage,
+    CoordinatorMessage, Heartbeat, Held, Hello, ImageLosses, LaneImages, LaneLosses, PastStep, Phase, Recalled,
+    StepLosses, TrainerMessage,
 };
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio_stream::wrappers::UnboundedReceiverStream;
@@ -87,7 +87,15 @@ fn images(step: u64, lane: u32) -> LaneImages {
         let draw = |image: u32| (0..3).map(|part| noise(step, lane, from + 3 * image + part)).sum::<f64>() - 1.5;
         (0..IMAGES).map(|image| (mean * (1.0 + 0.3 * draw(image))) as f32).collect()
     };
-    LaneImages { lane, real: spread(real, 1), fake: spread(fake, 500), values: 768, out_of_range: 2, inner: 588, specks: 1 }
+    LaneImages {
+        lane,
+        real: spread(real, 1),
+        fake: spread(fake, 500),
+        values: 768,
+        out_of_range: 2,
+        inner: 588,
+        specks: 1,
+    }
 }
 
 impl Fleet {

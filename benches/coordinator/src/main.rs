@@ -100,7 +100,8 @@ fn bench(cli: &Cli, starter: &Starter) -> Result<()> {
     );
     let mut lines = Vec::new();
     for &count in &cli.trainers {
-        let figures = runtime.block_on(measure(cli, starter, count)).with_context(|| format!("with {count} trainers"))?;
+        let figures =
+            runtime.block_on(measure(cli, starter, count)).with_context(|| format!("with {count} trainers"))?;
         let mid = |values: &[f64]| percentile(values, 0.5);
         let worst = |values: &[f64]| percentile(values, 1.0);
         println!(

@@ -44,7 +44,10 @@ type Answer = Result<Response, Response>;
 pub fn routes(hall: Arc<Hall>, porter: Arc<Porter>) -> Router {
     Router::new()
         .route("/", get(|headers: HeaderMap| async move { asset("index.html", &headers) }))
-        .route("/assets/{name}", get(|Path(name): Path<String>, headers: HeaderMap| async move { asset(&name, &headers) }))
+        .route(
+            "/assets/{name}",
+            get(|Path(name): Path<String>, headers: HeaderMap| async move { asset(&name, &headers) }),
+        )
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/metrics", get(metrics_text))
         .route("/api/login", post(login))
@@ -60,7 +63,9 @@ pub fn routes(hall: Arc<Hall>, porter: Arc<Porter>) -> Router {
         .route("/api/live", get(live))
         .route("/api/control", post(control))
         .fallback(|| async { refusal(StatusCode::NOT_FOUND, "there is no such thing here") })
-        .method_not_allowed_fallback(|| async { refusal(StatusCode::METHOD_NOT_ALLOWED, "this is asked for in another way") })
+        .method_not_allowed_fallback(|| async {
+            refusal(StatusCode::METHOD_NOT_ALLOWED, "this is asked for in another way")
+        })
         .layer(DefaultBodyLimit::max(BODY))
         .layer(middleware::from_fn_with_state(porter.clone(), visitor::guard))
         .layer(middleware::map_response(with_policy))

@@ -116,7 +116,9 @@ impl Course {
         while self.buckets.last().is_some_and(|bucket| bucket.first >= step) {
             self.buckets.pop();
         }
-        let Some(open) = self.buckets.last().copied().filter(|open| open.first + open.count > step) else { return true };
+        let Some(open) = self.buckets.last().copied().filter(|open| open.first + open.count > step) else {
+            return true;
+        };
         if self.recent.front().is_none_or(|row| row.record.step.0 > open.first) {
             return false;
         }

@@ -76,7 +76,6 @@ async fn visit(stream: TcpStream, from: SocketAddr, porter: Arc<Porter>, routes:
     }
 }
 
-
 /// The routes, with who asks on every request.
 #[derive(Clone)]
 struct Marked {

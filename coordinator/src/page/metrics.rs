@@ -97,16 +97,30 @@ impl Collector for Snapshot {
         )?;
         to.gauge("began_step", "Committed steps", None, status.step as f64)?;
         to.gauge("began_steps", "Steps that the run is to have", None, status.steps as f64)?;
-        to.counter("began_steps_finished", "Steps finished since the coordinator started, computed again or not", self.steps_finished as f64)?;
+        to.counter(
+            "began_steps_finished",
+            "Steps finished since the coordinator started, computed again or not",
+            self.steps_finished as f64,
+        )?;
         to.gauge("began_equilibrium_gamma", "gamma: E[L(G(z))] / E[L(x)] that k steers towards", None, self.gamma)?;
         if let Some([real, fake, k, m_global, rate]) = self.last {
             to.gauge("began_loss_real", "L(x) of the last step, mean over images", None, real)?;
             to.gauge("began_loss_fake", "L(G(z)) of the last step, mean over images", None, fake)?;
             to.gauge("began_equilibrium_k", "k of the last step, 0 to 1", None, k)?;
-            to.gauge("began_equilibrium_m_global", "M_global = L(x) + |gamma L(x) - L(G(z))| of the last step", None, m_global)?;
+            to.gauge(
+                "began_equilibrium_m_global",
+                "M_global = L(x) + |gamma L(x) - L(G(z))| of the last step",
+                None,
+                m_global,
+            )?;
             to.gauge("began_optimizer_rate", "Learning rate of the last step", None, rate)?;
         }
-        to.gauge("began_images_per_second", "Real images a second, all trainers together", None, self.images_per_second)?;
+        to.gauge(
+            "began_images_per_second",
+            "Real images a second, all trainers together",
+            None,
+            self.images_per_second,
+        )?;
         to.histogram("began_step", "Time of a step", &self.step_seconds)?;
         to.histogram(
             "began_equilibrium_answer",
@@ -116,13 +130,27 @@ impl Collector for Snapshot {
         let phases = ["forming", "running", "regrouping", "ended"];
         let phase = |name: &'static str| (vec![("phase", name)], f64::from(u8::from(status.phase == name)));
         to.family("began_phase", "1 for the phase that the run is in", None, phases.map(phase))?;
-        to.gauge("began_generation", "The generation: changes whenever membership does", None, status.generation as f64)?;
+        to.gauge(
+            "began_generation",
+            "The generation: changes whenever membership does",
+            None,
+            status.generation as f64,
+        )?;
         to.gauge("began_trainers_expected", "Trainers that make the world", None, f64::from(status.expected_trainers))?;
         to.gauge("began_trainers", "Trainers that are connected", None, status.trainers.len() as f64)?;
         self.activities(&mut to)?;
         self.trainers(&mut to)?;
-        to.counters("began_events", "Events of the run by kind", self.events.iter().map(|(kind, count)| (kind.as_str(), *count)))?;
-        to.gauge("began_checkpoint_every_steps", "Steps between checkpoints; 0: none but the last", None, self.checkpoint_every as f64)?;
+        to.counters(
+            "began_events",
+            "Events of the run by kind",
+            self.events.iter().map(|(kind, count)| (kind.as_str(), *count)),
+        )?;
+        to.gauge(
+            "began_checkpoint_every_steps",
+            "Steps between checkpoints; 0: none but the last",
+            None,
+            self.checkpoint_every as f64,
+        )?;
         let behind = status.step.saturating_sub(status.last_checkpoint.unwrap_or(0));
         to.gauge("began_checkpoint_behind_steps", "Steps since the newest checkpoint", None, behind as f64)?;
         if let Some(step) = status.last_checkpoint {
@@ -158,9 +186,15 @@ impl Snapshot {
         let seconds = |seconds: f64, known: f64| (known > 0.0).then_some(seconds);
         type Value<'a> = &'a dyn Fn(&TrainerStatus) -> Option<f64>;
         let families: [(&str, &str, Unit, Value<'_>); 6] = [
-            ("began_trainer_step", "The last step of a trainer", Unit::Seconds, &|t| seconds(t.step_seconds, t.step_seconds)),
-            ("began_trainer_waited", "The part of it spent waiting for others", Unit::Seconds, &|t| seconds(t.waited_seconds, t.step_seconds)),
-            ("began_trainer_silent", "Since a trainer was last heard of", Unit::Seconds, &|t| Some(t.seconds_since_heard)),
+            ("began_trainer_step", "The last step of a trainer", Unit::Seconds, &|t| {
+                seconds(t.step_seconds, t.step_seconds)
+            }),
+            ("began_trainer_waited", "The part of it spent waiting for others", Unit::Seconds, &|t| {
+                seconds(t.waited_seconds, t.step_seconds)
+            }),
+            ("began_trainer_silent", "Since a trainer was last heard of", Unit::Seconds, &|t| {
+                Some(t.seconds_since_heard)
+            }),
             ("began_trainer_resident", "Memory of a trainer's process", Unit::Bytes, &|t| bytes(t.resident_bytes)),
             ("began_trainer_device", "Memory in use on a trainer's GPU", Unit::Bytes, &|t| bytes(t.device_bytes)),
             ("began_trainer_device_total", "Memory of a trainer's GPU", Unit::Bytes, &|t| bytes(t.device_total_bytes)),
@@ -169,7 +203,13 @@ impl Snapshot {
             .status
             .trainers
             .iter()
-            .map(|t| [t.rank.map_or_else(|| "none".into(), |rank| rank.to_string()), t.node.to_string(), t.local_rank.to_string()])
+            .map(|t| {
+                [
+                    t.rank.map_or_else(|| "none".into(), |rank| rank.to_string()),
+                    t.node.to_string(),
+                    t.local_rank.to_string(),
+                ]
+            })
             .collect();
         for (name, help, unit, value) in families {
             let rows = self.status.trainers.iter().zip(&names).filter_map(|(trainer, [rank, node, local_rank])| {

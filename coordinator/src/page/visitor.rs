@@ -168,7 +168,9 @@ mod tests {
             assert_eq!(status(Method::GET, &[("host", host)])?, 200, "{host}");
             assert_eq!(status(Method::POST, &[("host", host), json])?, 200, "{host}");
         }
-        for host in ["evil.example", "evil.example:7431", "10.0.0.1:7431", "127.0.0.1.evil.example", "localhost.evil", ""] {
+        for host in
+            ["evil.example", "evil.example:7431", "10.0.0.1:7431", "127.0.0.1.evil.example", "localhost.evil", ""]
+        {
             assert_eq!(status(Method::GET, &[("host", host)])?, 400, "{host}");
         }
         assert_eq!(status(Method::GET, &[])?, 400);

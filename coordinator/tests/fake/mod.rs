@@ -68,6 +68,7 @@ impl Run {
     pub fn options(&self, world: u32) -> Options {
         Options {
             run: self.path(),
+            http: None,
             listen: "127.0.0.1:0".into(),
             credentials: Default::default(),
             world,

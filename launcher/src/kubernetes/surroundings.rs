@@ -13,9 +13,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde::Serialize;
 
+use super::keys;
 use super::labels::{self, HTTP_PORT, PORT, Role};
 use super::wanted::{Volume, Wanted};
-use super::keys;
 use crate::cli::{Access, Keys, Monitoring};
 
 /// The headless service that gives the pods of two Jobs their names. Also of those that are not ready: a coordinator is
