@@ -57,11 +57,11 @@ export function mount(panel) {
       el("div", { class: "stage" },
         el("div", { class: "film-controls", role: "group", "aria-label": "Film" },
           el("div", { class: "row tight" },
-            button("film-first", "⏮", "First grid", () => scrub(0)),
-            button("film-previous", "◀", "Previous grid", () => scrub(at - 1)),
+            button("film-first", "«", "First grid", () => scrub(0)),
+            button("film-previous", "‹", "Previous grid", () => scrub(at - 1)),
             play,
-            button("film-next", "▶▏", "Next grid", () => scrub(at + 1)),
-            button("film-last", "⏭", "Newest grid", () => scrub(steps.length - 1))),
+            button("film-next", "›", "Next grid", () => scrub(at + 1)),
+            button("film-last", "»", "Newest grid", () => scrub(steps.length - 1))),
           slider, label, speed,
           el("label", { class: "check" }, followBox, "Newest")),
         blocks, stage),
@@ -128,7 +128,7 @@ export function mount(panel) {
 
   function setPlaying(value) {
     playing = value && steps.length > 1;
-    say(play, playing ? "❚❚" : "▶");
+    say(play, playing ? "❙❙" : "▶");
     play.setAttribute("aria-label", playing ? "Pause" : "Play");
     play.title = playing ? "Pause" : "Play";
     clearTimeout(timer);

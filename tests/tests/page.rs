@@ -113,9 +113,9 @@ fn every_view_shows_a_live_run_of_four_trainers_and_every_button_does_what_it_sa
         browser.click("do-sample").await?;
         browser.wait_for_text("announcer", "ample").await?;
         browser.click("do-stop").await?;
-        browser.wait("the question", "return document.getElementById('stop-dialog').open").await?;
+        browser.wait("the question", "return document.getElementById('stop-run')?.open").await?;
         browser.click("stop-cancel").await?;
-        browser.wait("the question gone", "return !document.getElementById('stop-dialog').open").await?;
+        browser.wait("the question gone", "return !document.getElementById('stop-run')?.open").await?;
         browser.click("do-stop").await?;
         browser.type_into("stop-reason", "seen enough").await?;
         browser.click("stop-go").await?;
@@ -184,7 +184,9 @@ async fn others(browser: &Browser) -> Result<()> {
         .await?;
     show(browser, "losses").await?;
     show(browser, "world").await?;
-    browser.wait("four trainers", "return document.querySelectorAll('#world-table tbody tr').length === 4").await?;
+    browser
+        .wait("four trainers", "return document.querySelectorAll('#world-table tbody tr:not(.spacer)').length === 4")
+        .await?;
     browser.set("world-filter", "rank 3").await?;
     browser.set("world-filter", "").await?;
     for colour in ["step", "waiting", "silence", "memory", "activity"] {
@@ -347,7 +349,9 @@ fn a_thousand_trainers_are_clear_on_a_laptop_and_on_a_phone_and_cost_little_to_w
                 .wait("their number", "return document.getElementById('world-summary').innerText.includes('1,024')")
                 .await?;
             // A row each would be a thousand rows a second.
-            let rows = browser.run("return document.querySelectorAll('#world-table tbody tr').length", vec![]).await?;
+            let rows = browser
+                .run("return document.querySelectorAll('#world-table tbody tr:not(.spacer)').length", vec![])
+                .await?;
             ensure!(rows.as_u64().is_some_and(|rows| (5..200).contains(&rows)), "{rows} rows");
             if (size, dark) == ("laptop", false) {
                 traffic(&browser).await?;

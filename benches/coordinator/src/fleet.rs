@@ -100,8 +100,8 @@ fn images(step: u64, lane: u32) -> LaneImages {
 
 impl Fleet {
     /// Nobody yet. `images`: whether the losses of single images are told, as trainers do.
-    pub(crate) fn new(address: &str, lanes: u32, images: bool) -> Self {
-        let run = began::config::Run { lanes, steps: 1 << 40, ..began::RunConfig::default().run };
+    pub(crate) fn new(address: &str, lanes: u32, steps: u64, images: bool) -> Self {
+        let run = began::config::Run { lanes, steps, ..began::RunConfig::default().run };
         let images = images.then(|| Schedule::of(&run));
         Self { address: address.into(), lanes, images, members: BTreeMap::new(), lives: 0, seen: unbounded_channel() }
     }

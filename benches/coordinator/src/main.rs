@@ -16,6 +16,11 @@ use fleet::{Fleet, Seen};
 use onlooker::Onlookers;
 use program::Starter;
 
+/// Steps of a run that no measurement ends.
+const ENDLESS: u64 = 1 << 40;
+/// Steps of a run that is looked at.
+const SHOWN: u64 = 20_000;
+
 /// Measures generations, broken streams, silence and steps.
 #[derive(Debug, Parser)]
 #[command(version)]
@@ -157,8 +162,8 @@ fn milliseconds(time: Duration) -> f64 {
 async fn measure(cli: &Cli, starter: &Starter, count: u32) -> Result<Figures> {
     let mut figures = Figures::default();
     for _ in 0..cli.rounds {
-        let program = starter.start(count, cli.heartbeat, cli.http())?;
-        let mut fleet = Fleet::new(&program.address, count, !cli.bare);
+        let program = starter.start(count, ENDLESS, cli.heartbeat, cli.http())?;
+        let mut fleet = Fleet::new(&program.address, count, ENDLESS, !cli.bare);
         for place in 0..count - 1 {
             fleet.connect(place).await?;
         }
@@ -176,8 +181,8 @@ async fn measure(cli: &Cli, starter: &Starter, count: u32) -> Result<Figures> {
         figures.broken.push(milliseconds(told - began));
     }
     // One long-lived world for the rest.
-    let program = starter.start(count, cli.heartbeat, cli.http())?;
-    let mut fleet = Fleet::new(&program.address, count, !cli.bare);
+    let program = starter.start(count, ENDLESS, cli.heartbeat, cli.http())?;
+    let mut fleet = Fleet::new(&program.address, count, ENDLESS, !cli.bare);
     for place in 0..count {
         fleet.connect(place).await?;
     }
@@ -227,8 +232,8 @@ async fn measure(cli: &Cli, starter: &Starter, count: u32) -> Result<Figures> {
 /// Keeps a world going.
 async fn show(cli: &Cli, starter: &Starter, time: Duration) -> Result<()> {
     let count = cli.trainers.last().copied().unwrap_or(1024);
-    let program = starter.start(count, cli.heartbeat.max(60.0), Some(&cli.http))?;
-    let mut fleet = Fleet::new(&program.address, count, true);
+    let program = starter.start(count, SHOWN, cli.heartbeat.max(60.0), Some(&cli.http))?;
+    let mut fleet = Fleet::new(&program.address, count, SHOWN, true);
     for place in 0..count {
         fleet.connect(place).await?;
     }

@@ -23,15 +23,15 @@ pub(crate) struct Program {
 
 impl Program {
     /// Starts one for a world of so many trainers; with a page, if that is told where to listen.
-    fn start(trainers: u32, heartbeat: f64, http: Option<&str>) -> Result<Self> {
+    fn start(Wanted { trainers, steps, heartbeat, http, .. }: &Wanted) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let digest = made_up_data(folder.path())?;
         let mut config = RunConfig::default();
         config.model.size = 16;
         config.data.path = folder.path().display().to_string();
-        config.run.lanes = trainers;
-        config.run.steps = 1 << 40;
-        config.run.heartbeat_timeout = heartbeat;
+        config.run.lanes = *trainers;
+        config.run.steps = *steps;
+        config.run.heartbeat_timeout = *heartbeat;
         (config.run.checkpoint_every, config.run.sample_every, config.run.digest_every) = (0, 0, 0);
         let run = folder.path().join("run");
         RunDir::create(&run, &config, &RunManifest::new(&config, digest))?;
@@ -90,6 +90,7 @@ pub(crate) struct Starter(Sender<Wanted>);
 /// A coordinator that somebody wants.
 pub(crate) struct Wanted {
     trainers: u32,
+    steps: u64,
     heartbeat: f64,
     http: Option<String>,
     reply: Sender<Result<Program>>,
@@ -102,17 +103,17 @@ impl Starter {
     }
 
     /// See [`Program::start`].
-    pub(crate) fn start(&self, trainers: u32, heartbeat: f64, http: Option<&str>) -> Result<Program> {
+    pub(crate) fn start(&self, trainers: u32, steps: u64, heartbeat: f64, http: Option<&str>) -> Result<Program> {
         let (reply, started) = std::sync::mpsc::channel();
         let http = http.map(str::to_owned);
-        self.0.send(Wanted { trainers, heartbeat, http, reply }).context("nobody starts coordinators")?;
+        self.0.send(Wanted { trainers, steps, heartbeat, http, reply }).context("nobody starts coordinators")?;
         started.recv().context("nobody starts coordinators")?
     }
 
     /// Starts what is wanted, until nobody is left who could want something.
     pub(crate) fn serve(wanted: &Receiver<Wanted>) {
-        for Wanted { trainers, heartbeat, http, reply } in wanted {
-            let _ = reply.send(Program::start(trainers, heartbeat, http.as_deref()));
+        for one in wanted {
+            let _ = one.reply.send(Program::start(&one));
         }
     }
 }
