@@ -40,8 +40,6 @@ use crate::wire::Letterhead;
 const GRACE: Duration = Duration::from_secs(2);
 /// What the record has to be written to the end, tries on a full disk included.
 const FLUSH: Duration = Duration::from_secs(10);
-/// An idle connection is asked for a sign of life this often.
-const KEEPALIVE: Duration = Duration::from_secs(10);
 /// Calls that may be open on one connection at once: a trainer has a stream and a few exchanges.
 const CALLS: u32 = 128;
 /// Bytes of a call's headers.
@@ -486,8 +484,6 @@ async fn serve(
         .build_v1()
         .map_err(|error| StartError::Start { what: "gRPC reflection", error: error.to_string() })?;
     let router = Server::builder()
-        .http2_keepalive_interval(Some(KEEPALIVE))
-        .http2_keepalive_timeout(Some(2 * KEEPALIVE))
         .max_concurrent_streams(CALLS)
         .http2_max_header_list_size(HEADERS)
         .layer(Rights(turned_away))
