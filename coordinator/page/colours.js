@@ -35,5 +35,5 @@ export function needsDarkText(css) {
   const numbers = css.startsWith("#")
     ? [1, 3, 5].map((i) => parseInt(css.slice(i, i + 2), 16))
     : css.match(/\d+/g).map(Number);
-  return 0.299 * numbers[0] + 0.587 * numbers[1] + 0.114 * numbers[2] > 140;
+  return 0.299 * numbers[0] + 0.587 * numbers[1] + 0.114 * numbers[2] > 124;
 }

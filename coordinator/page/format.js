@@ -30,7 +30,7 @@ export function duration(seconds) {
 
 export const milliseconds = (value) => (known(value) ? (value >= 10_000 ? duration(value / 1000) : `${integer(value)} ms`) : NONE);
 
-export const megabytes = (value) => (known(value) ? (value >= 1024 ? `${(value / 1024).toFixed(1)} GiB` : `${integer(value)} MiB`) : NONE);
+export const megabytes = (value) => (known(value) ? (value >= 1048576 ? `${(value / 1048576).toFixed(1)} TiB` : value >= 1024 ? `${(value / 1024).toFixed(1)} GiB` : `${integer(value)} MiB`) : NONE);
 
 /** Seconds since 1970 as a local date and time. */
 export function moment(seconds) {

@@ -129,7 +129,12 @@ export function watchVisibility() {
     heldPulse = null;
     if (!source && ["live", "lost", "connecting"].includes(state.connection)) connect();
   });
+  let checked = Date.now();
   setInterval(() => {
+    // After a pause of the page itself what came meanwhile is still to be read: look again the next time.
+    const late = Date.now() - checked > 10_000;
+    checked = Date.now();
+    if (late) return;
     if (source && !document.hidden && state.connection === "live" && Date.now() - heard > SILENCE) lost();
   }, 5000);
 }

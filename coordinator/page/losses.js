@@ -16,7 +16,7 @@ const OVER_TIME = [
   { key: "diversity", title: "Diversity", series: [["diversity", "diversity", "m"]], range: [0, 1], rule: 0.25 },
   { key: "specks", title: "Specks, share of values", series: [["specks", "specks", "seconds"]] },
   { key: "range", title: "Out of range, share of values", series: [["out_of_range", "out of range", "rate"]] },
-  { key: "crossings", title: "Crossings a window", series: [["crossings", "L(x) and L(G(z))", "k"], ["gamma_crossings", "L(G(z)) and γ L(x)", "target"]] },
+  { key: "crossings", format: integer, range: [0, 4], title: "Crossings a window", series: [["crossings", "L(x) and L(G(z))", "k"], ["gamma_crossings", "L(G(z)) and γ L(x)", "target"]] },
 ];
 
 const pick = (window, path) => path.split(".").reduce((value, name) => value?.[name], window) ?? null;
@@ -37,7 +37,7 @@ export function mount(panel) {
   const moments = el("tbody", {});
   const distances = el("dl", { class: "facts few", "data-testid": "distances" });
   const link = new Link();
-  const plots = OVER_TIME.map(({ key, title, series, range, rule }) => new Plot({ id: `plot-w-${key}`, title, link, range, rule: rule ?? null, empty: "No window yet.", series: series.map(([path, name, tint]) => ({ key: path, name, colour: tint })) }));
+  const plots = OVER_TIME.map(({ key, title, series, range, rule, format }) => new Plot({ id: `plot-w-${key}`, title, link, format, range, rule: rule ?? null, empty: "No window yet.", series: series.map(([path, name, tint]) => ({ key: path, name, colour: tint })) }));
   panel.append(
     el("h2", {}, "One window"),
     el("div", { class: "film-controls", role: "group", "aria-label": "Window" }, slider, label, el("label", { class: "check" }, followBox, "Newest")),

@@ -38,25 +38,32 @@ function facts(list) {
 function diagnosis(root) {
   const verdict = el("p", { class: "verdict", "data-testid": "verdict", id: "verdict" }, "–");
   const reach = el("p", { class: "quiet small" });
-  const list = el("ul", { class: "findings", "data-testid": "findings", id: "findings" });
-  root.append(el("h2", {}, "Diagnosis"), verdict, reach, list);
+  // What is wrong is always in sight; what is as it should be can be folded away, and is on a narrow screen.
+  const [first, rest] = [el("ul", { class: "findings" }), el("ul", { class: "findings" })];
+  const count = el("span", {});
+  const details = el("details", { class: "as-table", open: matchMedia("(min-width: 1081px)").matches, hidden: true }, el("summary", {}, count), rest);
+  root.append(el("h2", {}, "Diagnosis"), verdict, reach, el("div", { "data-testid": "findings", id: "findings" }, first, details));
   const show = (answer) => {
     verdict.dataset.verdict = answer.verdict ?? "unknown";
     say(verdict, VERDICTS[answer.verdict] ?? answer.verdict ?? "–");
     say(reach, answer.steps > 0 ? `from the first ${plural(answer.steps, "step")}` : "no steps yet");
     const order = Object.keys(JUDGEMENTS);
     const findings = [...(answer.findings ?? [])].sort((a, b) => order.indexOf(a.judgement) - order.indexOf(b.judgement));
-    list.replaceChildren(
-      ...findings.map((finding) => {
-        const [sign, meaning] = JUDGEMENTS[finding.judgement] ?? JUDGEMENTS.unknown;
-        return el(
-          "li",
-          { "data-judgement": finding.judgement },
-          el("span", { class: "sign", "aria-hidden": "true" }, sign),
-          el("div", {}, el("strong", {}, finding.subject ?? ""), el("span", { class: "unseen" }, ` (${meaning})`), el("p", {}, finding.text ?? ""), finding.advice ? el("p", { class: "advice" }, finding.advice) : null),
-        );
-      }),
-    );
+    const item = (finding) => {
+      const [sign, meaning] = JUDGEMENTS[finding.judgement] ?? JUDGEMENTS.unknown;
+      return el(
+        "li",
+        { "data-judgement": finding.judgement },
+        el("span", { class: "sign", "aria-hidden": "true" }, sign),
+        el("div", {}, el("strong", {}, finding.subject ?? ""), el("span", { class: "unseen" }, ` (${meaning})`), el("p", {}, finding.text ?? ""), finding.advice ? el("p", { class: "advice" }, finding.advice) : null),
+      );
+    };
+    const loud = ({ judgement }) => judgement === "trouble" || judgement === "broken";
+    const calm = findings.filter((finding) => !loud(finding));
+    first.replaceChildren(...findings.filter(loud).map(item));
+    rest.replaceChildren(...calm.map(item));
+    details.hidden = calm.length === 0;
+    say(count, `${calm.filter(({ judgement }) => judgement === "held").length} held, ${calm.filter(({ judgement }) => judgement !== "held").length} cannot be told`);
   };
   const load = throttled(5000, async () => {
     try {

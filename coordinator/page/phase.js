@@ -178,6 +178,11 @@ export function mount(panel) {
     context.fillStyle = colour("accent");
     context.textBaseline = "bottom";
     context.textAlign = px > width - 120 ? "right" : "left";
+    context.lineWidth = 4;
+    context.strokeStyle = colour("paper");
+    context.lineJoin = "round";
+    context.font = `600 12px ${colour("font")}`;
+    context.strokeText(`step ${integer(last)}`, px + (px > width - 120 ? -11 : 11), py - 6);
     context.fillText(`step ${integer(last)}`, px + (px > width - 120 ? -11 : 11), py - 6);
     if (points[picked]) ring(picked, 6, colour("ink"));
     context.restore();

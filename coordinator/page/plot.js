@@ -211,7 +211,7 @@ export class Plot {
   axes(context, width, height, across, up) {
     context.font = `11px ${colour("font") || "system-ui"}`;
     context.fillStyle = colour("grid");
-    const yTicks = up.ticks(Math.max(2, Math.floor((height - 34) / 34)));
+    const yTicks = up.ticks(Math.max(3, Math.floor((height - 34) / 26)));
     const names = tickLabels(yTicks);
     for (const tick of yTicks) context.fillRect(MARGIN.left, Math.round(up(tick)), width - MARGIN.left - MARGIN.right, 1);
     const xTicks = across.ticks(Math.max(2, Math.floor(width / 110))).filter((tick) => Number.isInteger(tick));
@@ -316,7 +316,7 @@ export class Plot {
     }
     const label = stepLabel(Math.round(this.data.x[at]));
     const wide = context.measureText(label).width + 10;
-    const left = Math.min(width - MARGIN.right - wide, Math.max(MARGIN.left, px - wide / 2));
+    const left = Math.min(width - wide, Math.max(MARGIN.left, px - wide / 2));
     context.fillStyle = colour("ink");
     context.fillRect(left, height - MARGIN.bottom + 3, wide, 18);
     context.fillStyle = colour("paper");

@@ -1,7 +1,7 @@
 // Samples: the sample grids as a film. Follows the newest until somebody scrubs.
 
 import { get } from "./api.js";
-import { el, say, throttled } from "./dom.js";
+import { el, icon, say, throttled } from "./dom.js";
 import { Reel } from "./film.js";
 import { integer, number, plural } from "./format.js";
 import { cellAt, layout, neighbour } from "./grid.js";
@@ -10,6 +10,14 @@ import { Plot } from "./plot.js";
 import { on, state } from "./state.js";
 
 const SPEEDS = [1, 2, 4, 8, 16];
+const ICONS = {
+  first: "M3 2h2v12H3zM13 2v12L6 8z",
+  previous: "M11 2v12L4 8z",
+  play: "M4 2l9 6-9 6z",
+  pause: "M4 2h3v12H4zM9 2h3v12H9z",
+  next: "M5 2l7 6-7 6z",
+  last: "M11 2h2v12h-2zM3 2l7 6-7 6z",
+};
 const EXPLAINED = {
   generated: "G(z) of fixed noise: the same 64 noise vectors at every step",
   "real, reconstruction": "a real image x, and D(x) beside it",
@@ -37,8 +45,8 @@ export function mount(panel) {
   const blocks = el("div", { class: "blocks small", "aria-hidden": "true" });
   const slider = el("input", { type: "range", id: "film-slider", "data-testid": "film-slider", min: 0, max: 0, value: 0, "aria-label": "Step of the film" });
   const label = el("output", { id: "film-step", "data-testid": "film-step", class: "film-step", for: "film-slider" }, "–");
-  const button = (id, text, name, click) => el("button", { type: "button", id, "data-testid": id, "aria-label": name, title: name, on: { click } }, text);
-  const play = button("film-play", "▶", "Play", () => setPlaying(!playing));
+  const button = (id, name, click) => el("button", { type: "button", id: `film-${id}`, "data-testid": `film-${id}`, "aria-label": name, title: name, on: { click } }, icon(ICONS[id]));
+  const play = button("play", "Play", () => setPlaying(!playing));
   const speed = el("select", { id: "film-speed", "data-testid": "film-speed", "aria-label": "Grids a second" }, SPEEDS.map((value) => el("option", { value, selected: value === 4 }, `${value}/s`)));
   const followBox = el("input", { type: "checkbox", id: "film-follow", "data-testid": "film-follow", checked: true, on: { change: (event) => {
     follow = event.target.checked;
@@ -57,11 +65,11 @@ export function mount(panel) {
       el("div", { class: "stage" },
         el("div", { class: "film-controls", role: "group", "aria-label": "Film" },
           el("div", { class: "row tight" },
-            button("film-first", "«", "First grid", () => scrub(0)),
-            button("film-previous", "‹", "Previous grid", () => scrub(at - 1)),
+            button("first", "First grid", () => scrub(0)),
+            button("previous", "Previous grid", () => scrub(at - 1)),
             play,
-            button("film-next", "›", "Next grid", () => scrub(at + 1)),
-            button("film-last", "»", "Newest grid", () => scrub(steps.length - 1))),
+            button("next", "Next grid", () => scrub(at + 1)),
+            button("last", "Newest grid", () => scrub(steps.length - 1))),
           slider, label, speed,
           el("label", { class: "check" }, followBox, "Newest")),
         blocks, stage),
@@ -128,7 +136,7 @@ export function mount(panel) {
 
   function setPlaying(value) {
     playing = value && steps.length > 1;
-    say(play, playing ? "❙❙" : "▶");
+    play.replaceChildren(icon(playing ? ICONS.pause : ICONS.play));
     play.setAttribute("aria-label", playing ? "Pause" : "Play");
     play.title = playing ? "Pause" : "Play";
     clearTimeout(timer);

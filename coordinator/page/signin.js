@@ -25,9 +25,10 @@ export function startSignIn(onsigned) {
       go.disabled = false;
     }
   };
-  go.addEventListener("click", submit);
-  key.addEventListener("keydown", (event) => {
-    if (event.key === "Enter") submit();
+  byId("sign-in-form").addEventListener("submit", (event) => {
+    // The key goes by fetch: a form that sends itself would put it into the address.
+    event.preventDefault();
+    submit();
   });
   on("sign-in", (message) => {
     if (dialog.open) return;

@@ -85,6 +85,7 @@ export class WorldTable {
       if (missing(x) || missing(y)) return Number(missing(x)) - Number(missing(y)) || a.rank - b.rank;
       return (typeof x === "string" ? x.localeCompare(y, "en", { numeric: true }) : x - y) * direction || a.rank - b.rank;
     });
+    this.box.style.height = `${Math.min(560, this.shown.length * ROW + 56)}px`;
     this.table.setAttribute("aria-rowcount", this.shown.length + 1);
     say(this.count, this.shown.length === this.rows.length ? `${integer(this.rows.length)} trainers` : `${integer(this.shown.length)} of ${integer(this.rows.length)} trainers`);
     this.paint();
