@@ -1,6 +1,6 @@
 //! The `launcher` binary: from the command line to the exit code.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -31,12 +31,20 @@ fn main() -> ExitCode {
                 2 => writeln!(std::io::stderr(), "{}", verdict.text()),
                 _ => writeln!(std::io::stdout(), "{}", verdict.text()),
             };
-            written.map(|()| verdict.exit_code()).map_err(Into::into)
+            match written {
+                // The exit code is the verdict, whether somebody reads the words or not.
+                Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
+                _ => Ok(verdict.exit_code()),
+            }
         }
         command => on_this_thread(command),
     };
     match quick {
         Ok(code) => ExitCode::from(code),
+        // `launcher diagnose RUN | head`: whoever read has read enough.
+        Err(error) if error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == ErrorKind::BrokenPipe) => {
+            ExitCode::SUCCESS
+        }
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "error: {error:#}");
             ExitCode::from(2)

@@ -65,3 +65,23 @@ fn a_kill_leaves_no_step_counted_twice() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn a_reader_that_has_read_enough_is_no_error() -> Result<()> {
+    let desk = Desk::new()?;
+    desk.train("run", 1, 1, 20, &HABITS)?;
+    for command in [vec!["diagnose"], vec!["ledger", "--json"], vec!["digest"]] {
+        let mut child = began_tests::program("launcher")
+            .args(&command)
+            .arg(desk.path("run"))
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn()?;
+        // Closed before anything is written.
+        drop(child.stdout.take());
+        let output = child.wait_with_output()?;
+        let text = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.code() == Some(0) && text.is_empty(), "{command:?}: {:?} {text}", output.status);
+    }
+    Ok(())
+}

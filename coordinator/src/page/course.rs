@@ -151,8 +151,12 @@ impl Course {
 /// Steps of a bucket, so that `[from, to)` has at most `points`.
 #[must_use]
 pub fn width(from: u64, to: u64, points: u64) -> u64 {
+    let steps = to.saturating_sub(from);
+    if steps <= points {
+        return 1;
+    }
     // Aligned buckets may be one more than the steps would need.
-    to.saturating_sub(from).div_ceil(points.saturating_sub(1).max(1)).max(1).next_power_of_two()
+    steps.div_ceil(points.saturating_sub(1).max(1)).next_power_of_two()
 }
 
 /// Makes one bucket of those with the same multiple of `width`.
@@ -220,7 +224,7 @@ mod tests {
 
     fn row(step: u64) -> StepRow {
         let real = ((step * 7919) % 1000) as f64;
-        let record = StepRecord { step: Step(step), real, fake: real / 2.0, k: 0.0, rate: 1e-4, m_global: real };
+        let record = StepRecord { step: Step(step), real, fake: real / 2.0, k: 0.0, rate: 0.25, m_global: real };
         StepRow { record, generation: 1, seconds: 0.5, time: 0.0, drawn: 0 }
     }
 

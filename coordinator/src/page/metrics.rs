@@ -255,6 +255,14 @@ impl Process {
     }
 }
 
+/// A label's value as it stands between quotes: the encoder takes it as it is, and a trainer names its own host.
+fn escaped(value: &str) -> Cow<'_, str> {
+    if value.contains(['\\', '"', '\n']) {
+        return value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n").into();
+    }
+    value.into()
+}
+
 struct Writer<'a>(DescriptorEncoder<'a>);
 
 impl Writer<'_> {
@@ -273,7 +281,7 @@ impl Writer<'_> {
     fn counters<'r>(&mut self, name: &str, help: &str, rows: impl Iterator<Item = (&'r str, u64)>) -> Written {
         let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
         for (kind, count) in rows {
-            ConstCounter::new(count).encode(metric.encode_family(&[("kind", kind)])?)?;
+            ConstCounter::new(count).encode(metric.encode_family(&[("kind", escaped(kind))])?)?;
         }
         Ok(())
     }
@@ -288,7 +296,7 @@ impl Writer<'_> {
         let mut metric = self.0.encode_descriptor(name, help, unit, MetricType::Gauge)?;
         for (labels, value) in rows {
             let labels: Vec<(Cow<'_, str>, Cow<'_, str>)> =
-                labels.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
+                labels.into_iter().map(|(name, value)| (name.into(), escaped(value))).collect();
             ConstGauge::new(value).encode(metric.encode_family(&labels)?)?;
         }
         Ok(())
