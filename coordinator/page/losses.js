@@ -15,7 +15,7 @@ const OVER_TIME = [
   { key: "normality", title: "Normality, p", series: [["real.normality_p", "L(x)", "real"], ["fake.normality_p", "L(G(z))", "fake"]], range: [0, 1] },
   { key: "diversity", title: "Diversity", series: [["diversity", "diversity", "m"]], sparse: true, range: [0, 1], rule: 0.25 },
   { key: "specks", title: "Specks, share of values", series: [["specks", "specks", "seconds"]], sparse: true },
-  { key: "range", title: "Out of range, share of values", series: [["out_of_range", "out of range", "rate"]], sparse: true },
+  { key: "range", title: "Out of range, share of values", series: [["out_of_range", "out of range", "rate"]] },
   { key: "crossings", format: integer, range: [0, 4], title: "Crossings a window", series: [["crossings", "L(x) and L(G(z))", "k"], ["gamma_crossings", "L(G(z)) and γ L(x)", "target"]] },
 ];
 

@@ -286,7 +286,7 @@ export class Plot {
       }
       context.stroke();
       context.setLineDash([]);
-      if (line.dots || line.sparse || last - first < 40)
+      if (line.dots || last - first < (line.sparse ? 250 : 40))
         for (let i = first; i < last; i++) {
           const py = y(values[i]);
           if (py === null || line.thin) continue;
@@ -322,7 +322,7 @@ export class Plot {
       context.strokeStyle = colour("paper");
       context.stroke();
     }
-    const label = stepLabel(Math.round(this.data.x[at]));
+    const label = integer(this.data.x[at]);
     const wide = context.measureText(label).width + 10;
     const left = Math.min(width - wide, Math.max(MARGIN.left, px - wide / 2));
     context.fillStyle = colour("ink");
