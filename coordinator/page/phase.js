@@ -111,7 +111,9 @@ export function mount(panel) {
     const range = (key) => {
       const sorted = points.map((point) => point[key]).sort((a, b) => a - b);
       const cut = points.length > 100 ? Math.floor(points.length * 0.01) : 0;
-      const [a, b] = [sorted[cut] ?? 0, sorted[sorted.length - 1 - cut] ?? 1];
+      // All but the newest, which is marked.
+      const newest = points.at(-1)?.[key];
+      const [a, b] = [Math.min(sorted[cut] ?? 0, newest ?? 0), Math.max(sorted[sorted.length - 1 - cut] ?? 1, newest ?? 1)];
       const room = (b - a || b || 1) * 0.08;
       return [Math.max(0, a - room), b + room];
     };
