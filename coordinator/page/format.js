@@ -40,11 +40,11 @@ export function moment(seconds) {
   return `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())} ${two(date.getHours())}:${two(date.getMinutes())}:${two(date.getSeconds())}`;
 }
 
-/** A step on an axis: 800, 12,000, 120k, 1.2M. */
+/** A step on an axis: 800, 9,500, 12k, 1.2M. */
 export function stepLabel(value) {
   const size = Math.abs(value);
   if (size >= 1e6) return `${+(value / 1e6).toFixed(2)}M`;
-  if (size >= 1e5) return `${+(value / 1e3).toFixed(1)}k`;
+  if (size >= 1e4) return `${+(value / 1e3).toFixed(1)}k`;
   return (+value.toFixed(2)).toLocaleString("en-US");
 }
 

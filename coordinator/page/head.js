@@ -17,9 +17,11 @@ function progress() {
   const { run, pulse } = state;
   const done = stepsDone();
   const all = run?.steps ?? 0;
-  const phase = state.ended ? (state.ended.failed ? "failed" : "ended") : (pulse?.phase ?? state.connection);
+  // A phase that was heard of before the connection broke is not the phase now.
+  const heard = state.connection === "live" || state.connection === "ended" ? pulse?.phase : null;
+  const phase = state.ended ? (state.ended.failed ? "failed" : "ended") : (heard ?? state.connection);
   byId("phase").dataset.phase = phase;
-  say(byId("phase"), phase);
+  say(byId("phase"), { lost: "no connection", "signed-out": "not signed in" }[phase] ?? phase);
   if (pulse?.reason) byId("phase").title = pulse.reason;
   say(byId("step-now"), run || pulse ? integer(done) : "–");
   say(byId("step-all"), all ? integer(all) : "–");

@@ -6,6 +6,8 @@ import { integer, moment } from "./format.js";
 import { on } from "./state.js";
 
 const PAGE = 200;
+/** More than this are let go of again while new ones come; `Older events` brings them back. */
+const KEPT = 2000;
 /** Kinds that are there from the start; others join as they are seen. */
 const KINDS = ["generation", "joined", "lost", "halt", "checkpoint", "warning"];
 const SERIOUS = new Set(["lost", "corruption", "guard", "back", "halt", "warning"]);
@@ -22,7 +24,6 @@ function item(event) {
 export function mount(panel) {
   let events = [];
   let more = false;
-  let generations = [];
   let awake = false;
   let stale = true;
   let turn = 0;
@@ -90,11 +91,15 @@ export function mount(panel) {
 
   async function loadGenerations() {
     try {
-      generations = (await get(`/api/events?kind=generation&limit=${PAGE}`)).events ?? [];
+      const generations = (await get(`/api/events?kind=generation&limit=${PAGE}`)).events ?? [];
       past.replaceChildren(...generations.map(item));
     } catch {
       stale = true;
     }
+  }
+
+  function generation(event) {
+    if (event.kind === "generation") past.prepend(item(event));
   }
 
   KINDS.forEach(offer);
@@ -102,16 +107,19 @@ export function mount(panel) {
   on("event", (event) => {
     if (stale || events.some(({ id }) => id === event.id)) return;
     offer(event.kind);
+    if (chosen.size > 0 && !chosen.has(event.kind)) return generation(event);
     events.unshift(event);
+    if (events.length > KEPT) {
+      if (matches(events.pop())) list.lastElementChild?.remove();
+      more = true;
+      older.hidden = false;
+    }
     if (matches(event)) {
       list.prepend(item(event));
       none.hidden = true;
       say(count, `${integer(list.children.length)}${more ? ", older ones not loaded" : ""}`);
     }
-    if (event.kind === "generation") {
-      generations.unshift(event);
-      past.prepend(item(event));
-    }
+    generation(event);
   });
   const reload = () => {
     stale = true;

@@ -3,7 +3,7 @@
 import { colour, ramp } from "./colours.js";
 import { Curves } from "./curves.js";
 import { el, say, table, throttled } from "./dom.js";
-import { integer, number, stepLabel } from "./format.js";
+import { integer, number } from "./format.js";
 import { scale, tickLabels } from "./scale.js";
 import { on, state } from "./state.js";
 import { Surface } from "./surface.js";
@@ -73,8 +73,8 @@ export function mount(panel) {
     const [a, b] = bounds();
     say(from.output, integer(a));
     say(to.output, integer(Math.max(0, b - 1)));
-    say(low, points.length ? stepLabel(Math.round(points[0].step)) : "0");
-    say(high, points.length ? stepLabel(Math.round(points.at(-1).step)) : "0");
+    say(low, points.length ? integer(points[0].step) : "0");
+    say(high, points.length ? integer(points.at(-1).step) : "0");
     empty.hidden = points.length > 0;
     tell(false);
     surface.change();
@@ -111,12 +111,21 @@ export function mount(panel) {
     const range = (key) => {
       const sorted = points.map((point) => point[key]).sort((a, b) => a - b);
       const cut = points.length > 100 ? Math.floor(points.length * 0.01) : 0;
-      const [a, b] = [sorted[cut] ?? 0, sorted[sorted.length - 1 - cut] ?? 1];
+      // All but the newest, which is marked.
+      const newest = points.at(-1)?.[key];
+      const [a, b] = [Math.min(sorted[cut] ?? 0, newest ?? 0), Math.max(sorted[sorted.length - 1 - cut] ?? 1, newest ?? 1)];
       const room = (b - a || b || 1) * 0.08;
       return [Math.max(0, a - room), b + room];
     };
-    const across = scale(...range("x"), MARGIN.left, width - MARGIN.right);
-    const up = scale(...range("y"), height - MARGIN.bottom, MARGIN.top);
+    const [left, right] = range("x");
+    let [bottom, top] = range("y");
+    // The line is what the points are read against: keep a piece of it in sight unless that would crush them.
+    const [near, far] = [left, right].map((x) => x * (state.run?.gamma ?? NaN));
+    const room = (top - bottom) * 1.5;
+    if (near > top && near - top < room) top = near + (near - bottom) * 0.12;
+    if (far < bottom && bottom - far < room) bottom = Math.max(0, far - (top - far) * 0.12);
+    const across = scale(left, right, MARGIN.left, width - MARGIN.right);
+    const up = scale(bottom, top, height - MARGIN.bottom, MARGIN.top);
     const xTicks = across.ticks(Math.max(2, Math.floor(width / 90)));
     const yTicks = up.ticks(Math.max(2, Math.floor(height / 60)));
     const [xNames, yNames] = [tickLabels(xTicks), tickLabels(yTicks)];

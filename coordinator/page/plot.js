@@ -24,7 +24,7 @@ function smooth(values, strength) {
 
 export class Plot {
   /**
-   * `series`: `{key, name, colour, thin, dash, dots}`; data is set as `{x, [key]: {mean, min, max} or null}`.
+   * `series`: `{key, name, colour, thin, dash, dots, sparse}` (sparse: measured now and then, and joined over the gaps); data is set as `{x, [key]: {mean, min, max} or null}`.
    * `robust` keeps single spikes from flattening everything else; `range` is the least that y shows.
    */
   constructor({ id, title, series, link, tall = false, robust = false, format = number, empty = "No steps yet.", xName = "step", range = null, rule = null }) {
@@ -111,13 +111,21 @@ export class Plot {
 
   read() {
     const at = this.rowAtCursor();
-    this.series.forEach((line, i) => say(this.readouts[i].output, at < 0 ? "–" : this.format(this.values(line.key)[at])));
+    this.series.forEach((line, i) => say(this.readouts[i].output, at < 0 ? "–" : this.format(this.valueAt(line, at))));
     this.emptyNote.hidden = this.data.x.length > 0;
+  }
+
+  /** The value of a row; of a sparse series the last one before it. */
+  valueAt(line, at) {
+    const values = this.values(line.key);
+    let row = at;
+    while (line.sparse && row > 0 && !Number.isFinite(values[row])) row--;
+    return values[row];
   }
 
   /** What a crosshair at this row says. */
   sentence(at) {
-    const parts = this.series.map((line) => `${line.name} ${this.format(this.values(line.key)[at])}`);
+    const parts = this.series.map((line) => `${line.name} ${this.format(this.valueAt(line, at))}`);
     return `${this.xName} ${integer(this.data.x[at])}: ${parts.join(", ")}`;
   }
 
@@ -214,7 +222,7 @@ export class Plot {
     const yTicks = up.ticks(Math.max(3, Math.floor((height - 34) / 26)));
     const names = tickLabels(yTicks);
     for (const tick of yTicks) context.fillRect(MARGIN.left, Math.round(up(tick)), width - MARGIN.left - MARGIN.right, 1);
-    const xTicks = across.ticks(Math.max(2, Math.floor(width / 110))).filter((tick) => Number.isInteger(tick));
+    const xTicks = across.ticks(Math.max(3, Math.floor(width / 105))).filter((tick) => Number.isInteger(tick));
     context.fillStyle = colour("axis");
     context.fillRect(MARGIN.left, height - MARGIN.bottom, width - MARGIN.left - MARGIN.right, 1);
     for (const tick of xTicks) context.fillRect(Math.round(across(tick)), height - MARGIN.bottom, 1, 4);
@@ -268,7 +276,7 @@ export class Plot {
       let open = false;
       for (let i = first; i < last; i++) {
         const py = y(values[i]);
-        if (py === null) open = false;
+        if (py === null) open = open && line.sparse;
         else {
           const px = across(this.data.x[i]);
           if (open) context.lineTo(px, py);
@@ -278,7 +286,7 @@ export class Plot {
       }
       context.stroke();
       context.setLineDash([]);
-      if (line.dots || last - first < 40)
+      if (line.dots || last - first < (line.sparse ? 250 : 40))
         for (let i = first; i < last; i++) {
           const py = y(values[i]);
           if (py === null || line.thin) continue;
@@ -314,7 +322,7 @@ export class Plot {
       context.strokeStyle = colour("paper");
       context.stroke();
     }
-    const label = stepLabel(Math.round(this.data.x[at]));
+    const label = integer(this.data.x[at]);
     const wide = context.measureText(label).width + 10;
     const left = Math.min(width - wide, Math.max(MARGIN.left, px - wide / 2));
     context.fillStyle = colour("ink");

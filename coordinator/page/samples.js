@@ -41,7 +41,7 @@ export function mount(panel) {
 
   const canvas = el("canvas", { id: "film-canvas", "data-testid": "film-canvas", class: "film", width: 806, height: 530, role: "img", "aria-label": "Sample grid" });
   const mark = el("div", { class: "mark", hidden: true });
-  const stage = el("div", { class: "film-stage", tabindex: 0, role: "application", "aria-roledescription": "sample grid", "aria-label": "Sample grid. Arrow keys choose an image, comma and full stop go through the steps, space plays." }, canvas, mark, el("p", { class: "empty" }, "No sample grids yet. The first is drawn at the step that run.sample_every says, or on the button Sample."));
+  const stage = el("div", { class: "film-stage", tabindex: 0, role: "application", "aria-roledescription": "sample grid", "aria-label": "Sample grid. Arrow keys choose an image, comma and full stop go through the steps, space plays." }, canvas, mark, el("p", { class: "empty" }, "No sample grids yet. The first comes after run.sample_every steps, or when Sample is pressed."));
   const blocks = el("div", { class: "blocks small", "aria-hidden": "true" });
   const slider = el("input", { type: "range", id: "film-slider", "data-testid": "film-slider", min: 0, max: 0, value: 0, "aria-label": "Step of the film" });
   const label = el("output", { id: "film-step", "data-testid": "film-step", class: "film-step", for: "film-slider" }, "–");

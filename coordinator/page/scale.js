@@ -28,7 +28,7 @@ function powers(low, high, count) {
   const ticks = [];
   const [first, last] = [Math.floor(Math.log10(low)), Math.ceil(Math.log10(high))];
   const every = Math.max(1, Math.ceil((last - first) / Math.max(1, count)));
-  const factors = last - first <= 2 ? [1, 2, 5] : last - first <= 4 ? [1, 3] : [1];
+  const factors = every > 1 ? [1] : last - first <= 2 ? [1, 2, 5] : last - first <= 4 ? [1, 3] : [1];
   for (let power = first; power <= last; power += every)
     for (const factor of factors) {
       const tick = +(factor * 10 ** power).toPrecision(6);

@@ -73,7 +73,7 @@ export function mount(panel) {
     if (all.length === 0) return;
     const figures = summary(all);
     say(there, `${integer(all.length)}${world.expected > all.length ? ` of ${integer(world.expected)}` : ""} on ${integer(figures.nodes)} ${figures.nodes === 1 ? "node" : "nodes"}`);
-    const pair = (spread) => `${milliseconds(spread[1])} to ${milliseconds(spread[3])}`;
+    const pair = (spread) => !isKnown(spread[1]) ? "–" : `${milliseconds(spread[1])} to ${milliseconds(spread[3])}`;
     say(step, pair(figures.step));
     say(own, pair(figures.own));
     say(wait, pair(figures.wait));
