@@ -182,7 +182,11 @@ fn facts(
     manifest: &RunManifest,
     world: u32,
 ) -> serde_json::Map<String, Value> {
-    let name = std::path::absolute(run.path()).unwrap_or_else(|_| run.path().into());
+    // The folder and the one it lies in: whose machine's path it is, is nobody's business who looks on.
+    let path = std::path::absolute(run.path()).unwrap_or_else(|_| run.path().into());
+    let mut parts: Vec<_> = path.components().rev().take(2).collect();
+    parts.reverse();
+    let name: std::path::PathBuf = parts.into_iter().collect();
     let blocks = json!([
         { "name": "generated", "columns": GRID },
         { "name": "real, reconstruction", "columns": 2 },

@@ -24,7 +24,7 @@ pub(crate) struct Program {
 impl Program {
     /// Starts one for a world of so many trainers; with a page, if that is told where to listen.
     fn start(Wanted { trainers, steps, heartbeat, http, .. }: &Wanted) -> Result<Self> {
-        let folder = tempfile::tempdir()?;
+        let folder = tempfile::Builder::new().prefix("made-up-").tempdir()?;
         let digest = made_up_data(folder.path())?;
         let mut config = RunConfig::default();
         config.model.size = 16;

@@ -169,7 +169,7 @@ impl Past {
             let mut steps = Vec::new();
             for entry in std::fs::read_dir(run.samples()).map_err(RecordError::io("read", run.samples()))? {
                 let name = entry.map_err(RecordError::io("read", run.samples()))?.file_name();
-                steps.extend(name.to_str().and_then(|name| step_of(name)));
+                steps.extend(name.to_str().and_then(step_of));
             }
             steps.sort_unstable();
             steps.dedup();
