@@ -2,7 +2,7 @@
 //!
 //! It has a thread of its own, and nothing on a step's path ever waits for it: what happens comes over a bounded queue that is
 //! tried and not waited for ([`feed`]), and what visitors ask for is answered from its own memory or, on another thread, from the
-//! run's files ([`past`]). The one thing it asks the actor for is how the world stands, at most once a second, while somebody looks.
+//! run's files (`past.rs`). The one thing it asks the actor for is how the world stands, at most once a second, while somebody looks.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
