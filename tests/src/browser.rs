@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use fantoccini::wd::WebDriverCompatibleCommand;
 use fantoccini::{Client, ClientBuilder, Locator};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 /// How long the page may take to show something.
@@ -27,8 +28,36 @@ struct Driver {
 
 impl Drop for Driver {
     fn drop(&mut self) {
+        // Where a test fails nobody has closed the window, and a driver that is killed leaves it open.
+        let windows = self.descendants();
         let _ = self.child.kill();
         let _ = self.child.wait();
+        for pid in windows {
+            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+        }
+    }
+}
+
+impl Driver {
+    /// The processes that it has started, and theirs.
+    fn descendants(&self) -> Vec<Pid> {
+        let parent_of = |pid: i32| {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+            stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse::<i32>().ok()
+        };
+        let all: Vec<(i32, i32)> = std::fs::read_dir("/proc")
+            .into_iter()
+            .flatten()
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            .filter_map(|pid| Some((pid, parent_of(pid)?)))
+            .collect();
+        let mut found = vec![self.child.id() as i32];
+        let mut next = 0;
+        while let Some(&parent) = found.get(next) {
+            found.extend(all.iter().filter(|(_, of)| *of == parent).map(|(pid, _)| *pid));
+            next += 1;
+        }
+        found.into_iter().skip(1).map(Pid::from_raw).collect()
     }
 }
 
@@ -231,6 +260,12 @@ impl Browser {
         std::fs::create_dir_all(&folder)?;
         std::fs::write(folder.join(format!("{name}.png")), self.client.screenshot().await?)?;
         Ok(())
+    }
+
+    /// The processes of the browser.
+    #[must_use]
+    pub fn processes(&self) -> Vec<Pid> {
+        self.driver.descendants()
     }
 
     /// Closes the window.

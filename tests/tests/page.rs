@@ -419,3 +419,16 @@ fn the_page_comes_back_by_itself_after_its_coordinator_was_killed() -> Result<()
         Ok(())
     })
 }
+
+#[test]
+fn a_window_that_a_failed_test_leaves_open_goes_with_its_driver() -> Result<()> {
+    in_a_runtime(async {
+        let browser = Browser::open(LAPTOP.0, LAPTOP.1, false).await?;
+        let processes = browser.processes();
+        ensure!(processes.len() > 2, "{processes:?}");
+        drop(browser);
+        wait_for("the browser's processes to end", || {
+            processes.iter().all(|&pid| nix::sys::signal::kill(pid, None).is_err()).then_some(())
+        })
+    })
+}
