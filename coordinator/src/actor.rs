@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 use tonic::Status;
 
+use crate::beside::Beside;
 use crate::diagnosis::Collector;
 use crate::exchange::Exchange;
 use crate::history;
@@ -21,13 +22,15 @@ use crate::inputs::InputLog;
 use crate::machine::{
     Act, Action, Body, Clock, ConnectionId, Decision, Event, Hello, Machine, Message, Note, Said, Ticket,
 };
-use crate::page::feed::{Feed, News};
-use crate::recorder::{Record, Recorder, wall_clock};
-use crate::watchers::Watchers;
+use crate::page::feed::News;
+use crate::recorder::{Record, wall_clock};
 use crate::wire::{self, Letterhead};
 
 /// A step back waits so long for its place in the journal: rare enough to hold up everything else.
 const BACK_WAIT: Duration = Duration::from_secs(2);
+
+/// How long the actor may take to answer a question.
+const ANSWER_WAIT: Duration = Duration::from_secs(10);
 
 /// Messages that may wait for one trainer: the leases of a world of tiny epochs, and some.
 pub const OUTGOING: usize = 4096;
@@ -71,6 +74,33 @@ pub struct Outlet {
     pub alive: oneshot::Sender<()>,
 }
 
+/// Why the actor gave no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unanswered {
+    /// It ended.
+    #[error("the coordinator is shutting down")]
+    Gone,
+    /// It is busy.
+    #[error("no answer within {} s", ANSWER_WAIT.as_secs())]
+    Late,
+}
+
+/// Asks the actor something, with a bound.
+///
+/// # Errors
+/// If it gives no answer.
+pub async fn ask<T>(
+    actor: &mpsc::Sender<Input>,
+    question: impl FnOnce(oneshot::Sender<T>) -> Input,
+) -> Result<T, Unanswered> {
+    let (reply, answer) = oneshot::channel();
+    let asked = async {
+        actor.send(question(reply)).await.map_err(|_| Unanswered::Gone)?;
+        answer.await.map_err(|_| Unanswered::Gone)
+    };
+    tokio::time::timeout(ANSWER_WAIT, asked).await.map_err(|_| Unanswered::Late)?
+}
+
 /// How a run ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
@@ -91,14 +121,10 @@ pub struct Actor {
     pub letterhead: Letterhead,
     /// The rendezvous.
     pub exchange: Arc<Exchange>,
-    /// Who looks on.
-    pub watchers: Arc<Watchers>,
-    /// Writes things down.
-    pub recorder: Recorder,
+    /// Who hears of what happens.
+    pub beside: Beside,
     /// Sums up what the trainers tell of single images.
     pub diagnosis: Collector,
-    /// The page.
-    pub page: Feed,
     /// Keeps what the machine is told, for a replay.
     pub inputs: InputLog,
     /// Which launch of the run this is.
@@ -200,7 +226,7 @@ impl Work {
             let at = self.awake();
             let noted = self.actor.inputs.note(&now, at);
             let decisions = self.actor.machine.handle(now, at);
-            self.actor.inputs.decided(noted, &decisions, &self.actor.recorder);
+            self.actor.inputs.decided(noted, &decisions, &self.actor.beside.recorder);
             for decision in decisions {
                 self.carry_out(decision);
             }
@@ -251,20 +277,20 @@ impl Work {
             Act::Open { generation, step, world } => {
                 let names = world.iter().map(|hello| hello.trainer.0.clone());
                 self.actor.exchange.open(generation.0, names);
-                self.actor.recorder.record(Record::Now);
+                self.actor.beside.recorder.record(Record::Now);
                 self.world_size = world.len() as u32;
                 if !std::mem::replace(&mut self.launched, true) {
-                    self.actor.recorder.record(Record::Launch(launch(time, step, &world)));
+                    self.actor.beside.recorder.record(Record::Launch(launch(time, step, &world)));
                 }
             }
             Act::Close(_) => self.actor.exchange.close(),
             Act::Step { record, generation, seconds, images_per_second, drawn } => {
                 tracing::debug!("{why}");
                 let row = StepRow { record, generation: generation.0, seconds, time, drawn };
-                self.actor.recorder.record(Record::Entry(Entry::Step(row)));
+                self.actor.beside.recorder.record(Record::Entry(Entry::Step(row)));
                 self.actor.diagnosis.step(record);
-                self.actor.page.tell(|| News::Step(row, images_per_second));
-                self.actor.watchers.progress(Progress {
+                self.actor.beside.page.tell(|| News::Step(row, images_per_second));
+                self.actor.beside.watchers.progress(Progress {
                     step: record.step.next().0,
                     steps: self.actor.steps,
                     real: record.real,
@@ -287,7 +313,7 @@ impl Work {
                 let tensors = digest.tensors.into_iter().map(|(name, digest)| TensorDigest { name, digest }).collect();
                 let (step, launch) = (digest.step.0, self.actor.launch);
                 let row = DigestRow { step, launch, digest: digest.digest, tensors };
-                self.actor.recorder.record(Record::Entry(Entry::Digest(row)));
+                self.actor.beside.recorder.record(Record::Entry(Entry::Digest(row)));
             }
             Act::Lease { rank, generation, lease } => {
                 tracing::debug!("{why}");
@@ -299,10 +325,10 @@ impl Work {
                     end_step: lease.end_step.0,
                     shards: lease.shards,
                 };
-                self.actor.recorder.record(Record::Entry(Entry::Lease(row)));
+                self.actor.beside.recorder.record(Record::Entry(Entry::Lease(row)));
             }
-            Act::Sample(step) => self.actor.recorder.record(Record::Sample(step)),
-            Act::Prune(steps) => self.actor.recorder.record(Record::Prune(steps)),
+            Act::Sample(step) => self.actor.beside.recorder.record(Record::Sample(step)),
+            Act::Prune(steps) => self.actor.beside.recorder.record(Record::Prune(steps)),
             Act::Back(back) => {
                 tracing::warn!("{why}");
                 // In the journal before the checkpoints go, and before any trainer is told of what follows: a coordinator that
@@ -310,20 +336,20 @@ impl Work {
                 let note = Note { step: back.to, ..self.note_now("back") };
                 self.note(&note, &history::tell(&back));
                 self.actor.diagnosis.back(back.lineage);
-                if !self.actor.recorder.sync(BACK_WAIT) {
+                if !self.actor.beside.recorder.sync(BACK_WAIT) {
                     let limit = BACK_WAIT.as_secs();
                     tracing::warn!(
                         "that the run goes back is not in the journal within {limit} s, and it goes on all the same"
                     );
                 }
-                self.actor.recorder.record(Record::Discard(back.to));
+                self.actor.beside.recorder.record(Record::Discard(back.to));
             }
-            Act::SetAside(step) => self.actor.recorder.record(Record::SetAside(step)),
+            Act::SetAside(step) => self.actor.beside.recorder.record(Record::SetAside(step)),
             Act::Rewind(step) => {
                 tracing::debug!("{why}");
-                self.actor.recorder.record(Record::Entry(Entry::Rewind(step)));
+                self.actor.beside.recorder.record(Record::Entry(Entry::Rewind(step)));
                 self.actor.diagnosis.rewind(step);
-                self.actor.page.tell(|| News::Rewind(step));
+                self.actor.beside.page.tell(|| News::Rewind(step));
             }
             Act::Answer { ticket, answer } => {
                 if let Some(reply) = self.replies.remove(&ticket) {
@@ -332,8 +358,8 @@ impl Work {
             }
             Act::End { failed, step } => {
                 let ended = Ended { failed, reason: why.clone(), step: step.0 };
-                self.actor.page.tell(|| News::Ended(ended.clone()));
-                self.actor.watchers.ended(ended);
+                self.actor.beside.page.tell(|| News::Ended(ended.clone()));
+                self.actor.beside.watchers.ended(ended);
                 if let Some(outcome) = self.outcome.take() {
                     let _ = outcome.send(Outcome { failed, reason: why, step });
                 }
@@ -363,18 +389,15 @@ impl Work {
         let time = wall_clock();
         let Note { kind, step, generation, rank, node } = *note;
         let rank = rank.map(|rank| rank.0);
-        self.actor.watchers.event(began_proto::v1::Event {
+        self.actor.beside.note(EventRow {
             time,
             kind: kind.into(),
             text: text.into(),
             step: step.0,
+            generation: generation.0,
             rank,
             node,
         });
-        let row =
-            EventRow { time, kind: kind.into(), text: text.into(), step: step.0, generation: generation.0, rank, node };
-        self.actor.page.tell(|| News::Event(row.clone()));
-        self.actor.recorder.record(Record::Entry(Entry::Event(row)));
     }
 
     fn note_now(&mut self, kind: &'static str) -> Note {
@@ -390,7 +413,7 @@ impl Work {
             steps: self.actor.steps,
             lanes: self.actor.lanes,
             expected_trainers: self.actor.world,
-            progress: self.actor.watchers.newest(),
+            progress: self.actor.beside.watchers.newest(),
             uptime_seconds: uptime.as_secs_f64(),
             ..wire::status(self.actor.machine.status(now))
         }

@@ -7,7 +7,6 @@
 //! A trainer tells of a step's images before its losses of the step after; so a window is whole once the step behind it is.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
 use std::time::Duration;
@@ -17,11 +16,11 @@ use began::{RunConfig, Step, StepRecord};
 use began_proto::v1::{EvaluationDone, ImageLosses, LaneImages};
 use began_record::{DiagnosisRow, Entry, EvaluationRow};
 
+use crate::beside::Beside;
 use crate::courtesy;
 use crate::evaluation::{Evaluations, Told};
-use crate::page::feed::{Feed, News};
-use crate::recorder::{self, Record, Recorder};
-use crate::watchers::Watchers;
+use crate::page::feed::News;
+use crate::recorder::{self, Record};
 
 /// Messages that may wait.
 const QUEUE: usize = 4096;
@@ -39,17 +38,6 @@ enum Command {
     Rewind(Step),
     Back(u64),
     Finish,
-}
-
-/// Where what the thread finds out goes to.
-#[derive(Debug)]
-pub struct Beside {
-    /// Writes it down.
-    pub recorder: Recorder,
-    /// Who looks on.
-    pub watchers: Arc<Watchers>,
-    /// The page.
-    pub page: Feed,
 }
 
 /// Tells the thread; never waits. Clones share it.

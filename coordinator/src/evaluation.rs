@@ -9,11 +9,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use began::score::{Metric, Weights};
 use began::{RunConfig, Step};
-use began_proto::v1::{EvaluationDone, Event};
+use began_proto::v1::EvaluationDone;
 use began_record::{Entry, EvaluationRow, EventRow};
 
-use crate::diagnosis::Beside;
-use crate::page::feed::News;
+use crate::beside::Beside;
 use crate::recorder::{Record, wall_clock};
 use crate::wire;
 
@@ -35,21 +34,17 @@ pub(crate) struct Told {
 }
 
 impl Told {
-    pub(crate) fn tell(self, Beside { recorder, watchers, page }: &Beside) {
+    pub(crate) fn tell(self, beside: &Beside) {
         let Self { step, generation, kind, text, row } = self;
         match kind {
             "warning" => tracing::warn!("{text}"),
             kind => tracing::info!(kind, "{text}"),
         }
-        let time = wall_clock();
         if let Some(row) = row {
-            recorder.record(Record::Entry(Entry::Evaluation(row)));
+            beside.recorder.record(Record::Entry(Entry::Evaluation(row)));
         }
-        let event = Event { time, kind: kind.into(), text: text.clone(), step: step.0, rank: None, node: None };
-        watchers.event(event);
-        let row = EventRow { time, kind: kind.into(), text, step: step.0, generation, rank: None, node: None };
-        page.tell(|| News::Event(row.clone()));
-        recorder.record(Record::Entry(Entry::Event(row)));
+        let (time, kind) = (wall_clock(), kind.into());
+        beside.note(EventRow { time, kind, text, step: step.0, generation, rank: None, node: None });
     }
 }
 

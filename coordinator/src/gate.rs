@@ -205,7 +205,8 @@ impl Door {
     }
 }
 
-fn attend(stream: &TcpStream) -> io::Result<()> {
+/// What every connection is set up with.
+pub(crate) fn attend(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);
     socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;

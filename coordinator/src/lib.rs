@@ -10,6 +10,7 @@
 //! | [`inputs`], [`replay`] | what the machine was told, and telling it again |
 //! | [`exchange`] | the key-value rendezvous of a generation |
 //! | [`watchers`] | progress and events for whoever looks on |
+//! | [`beside`] | who hears of what happens: the record, those who look on, the page |
 //! | [`diagnosis`] | what trainers tell of single images, beside the machine |
 //! | [`evaluation`] | what trainers score the model at, beside the machine too |
 //! | [`meters`] | what trainers say of themselves that nothing hangs on, and how fast they are answered |
@@ -23,6 +24,7 @@
 //! No torch, and nothing on a step's path that touches a disk.
 
 pub mod actor;
+pub mod beside;
 pub mod courtesy;
 pub mod diagnosis;
 pub mod evaluation;

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
-use crate::actor::Input;
+use crate::actor::{self, Input};
 use crate::courtesy;
 use crate::gate::turned_away::TurnedAway;
 use crate::machine::Action;
@@ -48,8 +48,6 @@ use world::World;
 const BATCH: Duration = Duration::from_millis(500);
 /// The world is looked at this often, while somebody looks.
 const LOOK: Duration = Duration::from_secs(1);
-/// How long the actor may take to answer.
-const ANSWER: Duration = Duration::from_secs(10);
 /// Messages that a visitor may be behind before it is cut off.
 const BEHIND: usize = 256;
 /// How long the journal gets to be written before it is read again.
@@ -370,7 +368,7 @@ impl Hall {
         {
             return Ok((false, status.clone()));
         }
-        let mut status = self.ask(Input::Status).await?;
+        let mut status = actor::ask(&self.actor, Input::Status).await.map_err(|why| why.to_string())?;
         self.meters.complete(&mut status.trainers);
         let changed = pulse.world.look(&status, wall_clock());
         let status = Arc::new(status);
@@ -408,17 +406,7 @@ impl Hall {
     }
 
     async fn order(&self, action: Action, reason: String) -> Result<Result<Step, String>, String> {
-        self.ask(|reply| Input::Control { action, reason, grace: Duration::ZERO, reply }).await
-    }
-
-    async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Input) -> Result<T, String> {
-        let (reply, answer) = oneshot::channel();
-        let gone = || "the coordinator is shutting down".to_owned();
-        let asked = async {
-            self.actor.send(question(reply)).await.map_err(|_| gone())?;
-            answer.await.map_err(|_| gone())
-        };
-        let late = |_| format!("no answer within {} s", ANSWER.as_secs());
-        tokio::time::timeout(ANSWER, asked).await.map_err(late)?
+        let question = |reply| Input::Control { action, reason, grace: Duration::ZERO, reply };
+        actor::ask(&self.actor, question).await.map_err(|why| why.to_string())
     }
 }

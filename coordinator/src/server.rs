@@ -21,7 +21,8 @@ use tonic::transport::Server;
 
 pub use crate::actor::Outcome;
 use crate::actor::{Actor, INCOMING, Input};
-use crate::diagnosis::{Beside, Collecting, Collector};
+use crate::beside::Beside;
+use crate::diagnosis::{Collecting, Collector};
 use crate::exchange::Exchange;
 use crate::gate::turned_away::TurnedAway;
 use crate::gate::{self, Limits};
@@ -239,8 +240,8 @@ impl Coordinator {
         let recorder = if options.journal { recorder } else { recorder.silenced() };
         let (feed, taking) = if http.is_some() { page::feed::feed() } else { page::feed::nobody() };
         let watchers = Arc::new(Watchers::default());
-        let beside = Beside { recorder: recorder.clone(), watchers: watchers.clone(), page: feed.clone() };
-        let (diagnosis, collecting) = Collector::start(config.clone(), lineage, (&recent, &scored), beside)
+        let beside = Beside { recorder, watchers: watchers.clone(), page: feed };
+        let (diagnosis, collecting) = Collector::start(config.clone(), lineage, (&recent, &scored), beside.clone())
             .map_err(|error| StartError::Start { what: "the diagnosis' thread", error: error.to_string() })?;
         let exchange = Arc::new(Exchange::new(manifest.run.clone()));
         let letterhead = Letterhead {
@@ -254,10 +255,8 @@ impl Coordinator {
             machine,
             letterhead,
             exchange: exchange.clone(),
-            watchers: watchers.clone(),
-            recorder,
+            beside,
             diagnosis: diagnosis.clone(),
-            page: feed,
             inputs: InputLog::default(),
             launch: manifest.launches.len() as u32,
             steps: config.run.steps,

@@ -19,7 +19,7 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::actor::{Input, OUTGOING, Outlet};
+use crate::actor::{self, Input, OUTGOING, Outlet, Unanswered};
 use crate::diagnosis::Collector;
 use crate::exchange::Exchange;
 use crate::gate::Peer;
@@ -32,8 +32,6 @@ use crate::wire;
 
 /// How long a stream may stay silent before its hello.
 const HELLO_WAIT: Duration = Duration::from_secs(10);
-/// How long the actor may take to answer a question.
-const ANSWER_WAIT: Duration = Duration::from_secs(10);
 /// Senseless messages on one stream before it is closed.
 const PATIENCE: u32 = 1000;
 
@@ -65,14 +63,10 @@ impl Face {
 
     /// Asks the actor, with a bound.
     async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Input) -> Result<T, Status> {
-        let (reply, answer) = oneshot::channel();
-        let gone = || Status::unavailable("the coordinator is shutting down");
-        let asked = async {
-            self.actor.send(question(reply)).await.map_err(|_| gone())?;
-            answer.await.map_err(|_| gone())
-        };
-        let late = |_| Status::deadline_exceeded(format!("no answer within {} s", ANSWER_WAIT.as_secs()));
-        tokio::time::timeout(ANSWER_WAIT, asked).await.map_err(late)?
+        actor::ask(&self.actor, question).await.map_err(|why| match why {
+            Unanswered::Gone => Status::unavailable(why.to_string()),
+            Unanswered::Late => Status::deadline_exceeded(why.to_string()),
+        })
     }
 }
 

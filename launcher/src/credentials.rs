@@ -16,7 +16,6 @@ use began_credentials::{Arguments, Authority, Bundle, Client, Mode, PageKeys, Ro
 use began_record::{Announcement, RunDir};
 use serde::{Deserialize, Serialize};
 
-use crate::page;
 use crate::watch::Contact;
 
 /// A folder whose launcher does not hold it is swept away, but not one that is being made.
@@ -148,7 +147,7 @@ impl Credentials {
     pub fn page_keys(&self) -> Result<Option<PageKeys>> {
         Ok(match self {
             Self::Plain => None,
-            Self::Certificates(made) => page::of_files(&Paths::of(&made.folder, Role::Coordinator)).page_keys()?,
+            Self::Certificates(made) => of_files(&Paths::of(&made.folder, Role::Coordinator)).page_keys()?,
             Self::Token(path) => PageKeys::of(None, Some(&Token::read(path)?)),
         })
     }
@@ -199,6 +198,18 @@ pub fn environment_from(line: &str) -> Result<Vec<(&'static str, OsString)>> {
     })
 }
 
+/// What tells the same as the files of a role.
+#[must_use]
+pub fn of_files(files: &Paths) -> Arguments {
+    Arguments {
+        tls: Mode::Required,
+        tls_ca: Some(files.authority.clone()),
+        tls_cert: Some(files.certificate.clone()),
+        tls_key: Some(files.key.clone()),
+        token_file: None,
+    }
+}
+
 /// How to reach the coordinator of a run: with what is `given`, or else with what lies where the coordinator says that its
 /// credentials are.
 ///
@@ -219,7 +230,7 @@ pub fn contact(announcement: &Announcement, given: &Arguments) -> Result<Contact
              --tls-cert and --tls-key, or --token-file"
         );
     };
-    Ok(Contact { address, credentials: page::of_files(&files).client(Role::Control)? })
+    Ok(Contact { address, credentials: of_files(&files).client(Role::Control)? })
 }
 
 /// The same, for the coordinator that a run has announced, if it has.

@@ -7,11 +7,11 @@ use std::net::SocketAddr;
 
 use anyhow::{Context, Result, bail};
 use began_credentials::bundle::Paths;
-use began_credentials::{Arguments, Mode, PageKeys, Role};
+use began_credentials::{Arguments, PageKeys, Role};
 use began_record::{Announcement, RunDir};
 
 use crate::cli::PageArgs;
-use crate::credentials::Credentials;
+use crate::credentials::{self, Credentials};
 use crate::launch::Listening;
 
 /// Where a page is, for people.
@@ -98,25 +98,13 @@ fn keys(announcement: &Announcement, given: &Arguments) -> Result<PageKeys> {
         false => {
             let folder = announcement.credentials.as_deref();
             let files = folder.map(|folder| Paths::of(folder, Role::Coordinator)).filter(|files| files.key.exists());
-            files.map(|files| of_files(&files).page_keys()).transpose()?.flatten()
+            files.map(|files| credentials::of_files(&files).page_keys()).transpose()?.flatten()
         }
     };
     found.context(
         "the page's key is derived from the coordinator's private key or the run token, and neither is here: run this where \
          the launcher or the coordinator runs, or give --token-file, or the coordinator's own --tls-cert and --tls-key",
     )
-}
-
-/// What tells the same as the files of a role.
-#[must_use]
-pub fn of_files(files: &Paths) -> Arguments {
-    Arguments {
-        tls: Mode::Required,
-        tls_ca: Some(files.authority.clone()),
-        tls_cert: Some(files.certificate.clone()),
-        tls_key: Some(files.key.clone()),
-        token_file: None,
-    }
 }
 
 #[cfg(test)]

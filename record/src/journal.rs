@@ -485,18 +485,7 @@ impl Journal {
     /// # Errors
     /// If the journal cannot be read.
     pub fn window(&self, step: Step) -> Result<Option<DiagnosisRow>, RecordError> {
-        if !self.has_table("diagnosis")? {
-            return Ok(None);
-        }
-        let query = format!("SELECT step, lineage, window FROM diagnosis WHERE step = {}", step.0 as i64);
-        let found = self.rows(&query, |row| {
-            Ok(DiagnosisRow {
-                step: row.get::<_, i64>(0)? as u64,
-                lineage: row.get::<_, i64>(1)? as u64,
-                window: row.get(2)?,
-            })
-        })?;
-        Ok(found.into_iter().next())
+        Ok(self.windows(&format!("WHERE step = {}", step.0 as i64))?.pop())
     }
 
     /// Windows of the diagnosis, in order; none in a journal from before there were any.
@@ -504,10 +493,14 @@ impl Journal {
     /// # Errors
     /// If the journal cannot be read.
     pub fn diagnosis(&self) -> Result<Vec<DiagnosisRow>, RecordError> {
+        self.windows("")
+    }
+
+    fn windows(&self, condition: &str) -> Result<Vec<DiagnosisRow>, RecordError> {
         if !self.has_table("diagnosis")? {
             return Ok(Vec::new());
         }
-        self.rows("SELECT step, lineage, window FROM diagnosis ORDER BY step", |row| {
+        self.rows(&format!("SELECT step, lineage, window FROM diagnosis {condition} ORDER BY step"), |row| {
             Ok(DiagnosisRow {
                 step: row.get::<_, i64>(0)? as u64,
                 lineage: row.get::<_, i64>(1)? as u64,

@@ -111,6 +111,14 @@ impl Desk {
         })
     }
 
+    /// The address of a run's page, once its coordinator has said it.
+    ///
+    /// # Errors
+    /// If it does not in time.
+    pub fn page(&self, name: &str) -> Result<String> {
+        wait_for(&format!("the page of {name}"), || RunDir::open(&self.path(name)).ok()?.announcement().ok()??.page)
+    }
+
     /// The events in a run's journal.
     ///
     /// # Errors

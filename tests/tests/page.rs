@@ -6,7 +6,6 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use began_record::RunDir;
 use began_tests::browser::{Browser, there_is_a_browser};
 use began_tests::{Desk, programs, said, succeed, wait_for};
 use serde_json::{Value, json};
@@ -22,11 +21,6 @@ fn in_a_runtime(test: impl Future<Output = Result<()>>) -> Result<()> {
         return Ok(());
     }
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(test)
-}
-
-/// Where the page of a run is, once its coordinator has said so.
-fn page_of(desk: &Desk, name: &str) -> Result<String> {
-    wait_for(&format!("the page of {name}"), || RunDir::open(&desk.path(name)).ok()?.announcement().ok()??.page)
 }
 
 /// axe-core, if set-up has fetched it.
@@ -79,7 +73,7 @@ fn every_view_shows_a_live_run_of_four_trainers_and_every_button_does_what_it_sa
         let desk = Desk::new()?;
         let http = ["--http", "127.0.0.1:0", "--set", "run.sample_every=5"];
         let running = desk.start("run", 2, 2, FOREVER, &http)?;
-        let page = page_of(&desk, "run")?;
+        let page = desk.page("run")?;
         desk.reach("run", 12)?;
         let browser = Browser::open(LAPTOP.0, LAPTOP.1, false).await?;
         browser.go(&page).await?;
@@ -202,12 +196,12 @@ async fn others(browser: &Browser) -> Result<()> {
         .await?;
     browser.set("world-filter", "rank 3").await?;
     browser.set("world-filter", "").await?;
-    for colour in ["step", "waiting", "silence", "memory", "activity"] {
-        let known = "return [...document.getElementById('world-colour-options')?.options ?? document.getElementById('map-colour').options].map((o) => o.value)";
-        let known = browser.run(known, vec![]).await?;
-        if known.as_array().is_some_and(|values| values.iter().any(|value| value == colour)) {
-            browser.set("map-colour", colour).await?;
-        }
+    let colours =
+        browser.run("return [...document.getElementById('map-colour').options].map((o) => o.value)", vec![]).await?;
+    let colours: Vec<&str> = colours.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    ensure!(colours.len() >= 5, "the map has the colours {colours:?}");
+    for colour in colours {
+        browser.set("map-colour", colour).await?;
     }
     show(browser, "history").await?;
     browser.wait_for_text("generations", "generation 1 opens with 4 trainers").await?;
@@ -228,7 +222,7 @@ fn in_dark_and_light_on_a_laptop_and_a_phone_every_view_is_accessible_and_fits()
         let axe = axe();
         let desk = Desk::new()?;
         let running = desk.start("run", 2, 2, FOREVER, &["--http", "127.0.0.1:0", "--set", "run.sample_every=5"])?;
-        let page = page_of(&desk, "run")?;
+        let page = desk.page("run")?;
         desk.reach("run", 12)?;
         for (size, (width, height)) in [("laptop", LAPTOP), ("phone", PHONE)] {
             for (scheme, dark) in [("light", false), ("dark", true)] {
@@ -262,7 +256,7 @@ fn a_run_with_a_token_asks_who_is_there_and_gives_buttons_only_to_those_who_may(
         std::fs::write(&token, "0123456789abcdef0123456789abcdef")?;
         let token = token.display().to_string();
         let running = desk.start("run", 1, 2, FOREVER, &["--http", "127.0.0.1:0", "--token-file", &token])?;
-        let page = page_of(&desk, "run")?;
+        let page = desk.page("run")?;
         ensure!(page.starts_with("https://"), "{page}");
         desk.reach("run", 3)?;
         let address =
@@ -399,7 +393,7 @@ fn the_page_comes_back_by_itself_after_its_coordinator_was_killed() -> Result<()
     in_a_runtime(async {
         let desk = Desk::new()?;
         let running = desk.start("run", 1, 2, FOREVER, &["--http", "127.0.0.1:0"])?;
-        let page = page_of(&desk, "run")?;
+        let page = desk.page("run")?;
         desk.reach("run", 5)?;
         let browser = Browser::open(LAPTOP.0, LAPTOP.1, false).await?;
         browser.go(&page).await?;
@@ -412,7 +406,7 @@ fn the_page_comes_back_by_itself_after_its_coordinator_was_killed() -> Result<()
         let step = "return Number(document.getElementById('step-now').textContent.replace(/\\D/g, ''))";
         let before = browser.wait("a step", step).await?;
         browser.wait("a later step", &step.replace("return ", &format!("return {} < ", json!(before)))).await?;
-        ensure!(page_of(&desk, "run")? == page, "the page moved");
+        ensure!(desk.page("run")? == page, "the page moved");
         browser.close().await?;
         succeed("launcher", ["stop", &desk.arg("run")])?;
         running.finish()?;

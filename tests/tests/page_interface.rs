@@ -82,7 +82,7 @@ struct Page(String);
 
 impl Page {
     fn of(desk: &Desk, name: &str) -> Result<Self> {
-        let url = wait_for("the page", || RunDir::open(&desk.path(name)).ok()?.announcement().ok()??.page)?;
+        let url = desk.page(name)?;
         let place = url.split("://").nth(1).context("no address")?.trim_end_matches('/').to_owned();
         Ok(Self(place))
     }

@@ -96,6 +96,10 @@ fn of_the_past(error: PastError) -> Response {
     refusal(status, error.to_string())
 }
 
+fn known(found: Result<Value, PastError>) -> Response {
+    found.map_or_else(of_the_past, |value| Json(value).into_response())
+}
+
 fn asset(name: &str, headers: &HeaderMap) -> Response {
     let Some(asset) = assets::find(name) else {
         return refusal(StatusCode::NOT_FOUND, format!("the page has no file {:?}", wire::text(name)));
@@ -117,7 +121,7 @@ struct Login {
 }
 
 async fn login(Extension(porter): Extension<Arc<Porter>>, body: Result<Json<Login>, JsonRejection>) -> Answer {
-    let Json(Login { key }) = body.map_err(senseless)?;
+    let Json(Login { key }) = body.map_err(|rejection| senseless(&rejection.body_text()))?;
     let Some(keys) = porter.guard.keys() else { return Ok(StatusCode::NO_CONTENT.into_response()) };
     let key = key.trim();
     if keys.role(key).is_none() {
@@ -128,12 +132,8 @@ async fn login(Extension(porter): Extension<Arc<Porter>>, body: Result<Json<Logi
     Ok((StatusCode::NO_CONTENT, [(SET_COOKIE, cookie)]).into_response())
 }
 
-fn senseless(rejection: JsonRejection) -> Response {
-    refusal(StatusCode::BAD_REQUEST, format!("the request makes no sense: {}", rejection.body_text()))
-}
-
-fn senseless_query(rejection: QueryRejection) -> Response {
-    refusal(StatusCode::BAD_REQUEST, format!("the request makes no sense: {}", rejection.body_text()))
+fn senseless(words: &str) -> Response {
+    refusal(StatusCode::BAD_REQUEST, format!("the request makes no sense: {words}"))
 }
 
 async fn run(State(hall): State<Arc<Hall>>, Extension(visitor): Extension<Visitor>) -> Answer {
@@ -154,7 +154,7 @@ struct Range {
 }
 
 async fn curves(State(hall): State<Arc<Hall>>, range: Result<Query<Range>, QueryRejection>) -> Answer {
-    let Query(Range { from, to, points }) = range.map_err(senseless_query)?;
+    let Query(Range { from, to, points }) = range.map_err(|rejection| senseless(&rejection.body_text()))?;
     let points = points.unwrap_or(1000);
     if !POINTS.contains(&points) {
         let why = format!("points must be {} to {}, got {points}", POINTS.start(), POINTS.end());
@@ -183,15 +183,15 @@ struct Which {
 }
 
 async fn events(State(hall): State<Arc<Hall>>, which: Result<Query<Which>, QueryRejection>) -> Answer {
-    let Query(Which { before, kind, limit }) = which.map_err(senseless_query)?;
+    let Query(Which { before, kind, limit }) = which.map_err(|rejection| senseless(&rejection.body_text()))?;
     let kinds: Vec<&str> = kind.as_deref().into_iter().flat_map(|kinds| kinds.split(',')).collect();
     let log = hall.log();
     let (events, more) = log.before(before.unwrap_or(u64::MAX), &kinds, limit.unwrap_or(200).clamp(1, EVENTS));
     Ok(Json(json!({ "events": events, "more": more })).into_response())
 }
 
-async fn windows(State(hall): State<Arc<Hall>>) -> Answer {
-    hall.past.windows().await.map(|value| Json(value).into_response()).map_err(of_the_past)
+async fn windows(State(hall): State<Arc<Hall>>) -> Response {
+    known(hall.past.windows().await)
 }
 
 async fn window(State(hall): State<Arc<Hall>>, Path(step): Path<u64>) -> Answer {
@@ -199,19 +199,19 @@ async fn window(State(hall): State<Arc<Hall>>, Path(step): Path<u64>) -> Answer 
     Ok(([(CONTENT_TYPE, "application/json")], window).into_response())
 }
 
-async fn diagnosis(State(hall): State<Arc<Hall>>) -> Answer {
+async fn diagnosis(State(hall): State<Arc<Hall>>) -> Response {
     let windows = hall.windows_whole();
     // A tenth of a second's steps change no verdict: it is judged anew with each window, and for a short run with each step.
     let steps = if windows == 0 { hall.course().end() } else { 0 };
-    hall.past.diagnosis(steps, windows).await.map(|value| Json(value).into_response()).map_err(of_the_past)
+    known(hall.past.diagnosis(steps, windows).await)
 }
 
-async fn evaluations(State(hall): State<Arc<Hall>>) -> Answer {
-    hall.past.evaluations().await.map(|value| Json(value).into_response()).map_err(of_the_past)
+async fn evaluations(State(hall): State<Arc<Hall>>) -> Response {
+    known(hall.past.evaluations().await)
 }
 
-async fn samples(State(hall): State<Arc<Hall>>) -> Answer {
-    hall.past.samples().await.map(|value| Json(value).into_response()).map_err(of_the_past)
+async fn samples(State(hall): State<Arc<Hall>>) -> Response {
+    known(hall.past.samples().await)
 }
 
 async fn sample(State(hall): State<Arc<Hall>>, Path(step): Path<u64>) -> Answer {
@@ -243,7 +243,7 @@ async fn control(
     Extension(shown): Extension<visitor::Shown>,
     body: Result<Json<Order>, JsonRejection>,
 ) -> Answer {
-    let Json(Order { action, reason }) = body.map_err(senseless)?;
+    let Json(Order { action, reason }) = body.map_err(|rejection| senseless(&rejection.body_text()))?;
     let action = match action.as_str() {
         "checkpoint" => Action::Checkpoint,
         "sample" => Action::Sample,

@@ -8,20 +8,18 @@ use std::time::Duration;
 use axum::Router;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tower_service::Service;
 
 use super::visitor::{Porter, Shown};
+use crate::gate;
 
 /// Connections at once; a browser holds up to six.
 const CONNECTIONS: usize = 128;
 /// How long a handshake, or a request's headers, may take.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// What was sent must be taken within this time.
-const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
 /// After a failure to take a connection, before the next try.
 const BREATH: Duration = Duration::from_millis(50);
 /// Bytes of a request's headers.
@@ -55,10 +53,8 @@ pub async fn stand(listener: TcpListener, porter: Arc<Porter>, routes: Router) {
 }
 
 async fn visit(stream: TcpStream, from: SocketAddr, porter: Arc<Porter>, routes: Router, _place: OwnedSemaphorePermit) {
-    let socket = SockRef::from(&stream);
-    let _ = stream.set_nodelay(true);
-    let _ = socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(PATIENCE));
-    let _ = socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
+    // One that cannot be set up so is served all the same.
+    let _ = gate::attend(&stream);
     let (stream, role) = match porter.guard.admit(stream, PATIENCE).await {
         Ok(admitted) => admitted,
         Err(refusal) => return porter.log.note(from.ip().to_canonical(), &format!("the page: {refusal}")),
