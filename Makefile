@@ -81,8 +81,9 @@ bench: build ## images/s of the training step, beside PyTorch's ways to write it
 bench-recovery: build ## from kill -9 to the next committed step, beside torchrun's figure for the same kill
 	@$(PYTHON) benches/recovery.py
 
-bench-coordinator: build ## generations, broken streams, silence and steps with 32, 256 and 1,024 made-up trainers
-	@bin/bench-coordinator
+bench-coordinator: ## generations, broken streams, silence and steps with 32, 256 and 1,024 made-up trainers; built as an image is
+	cargo build --release --package coordinator --package bench-coordinator --bins
+	@target/release/bench-coordinator
 
 bench-cost: build ## a step with everything on beside a bare one, 4 trainers, 64 px
 	@$(PYTHON) benches/cost.py

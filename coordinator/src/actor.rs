@@ -24,6 +24,7 @@ use crate::machine::{
 };
 use crate::page::feed::News;
 use crate::recorder::{Record, wall_clock};
+use crate::spans::Spans;
 use crate::wire::{self, Letterhead};
 
 /// A step back waits so long for its place in the journal: rare enough to hold up everything else.
@@ -125,6 +126,8 @@ pub struct Actor {
     pub beside: Beside,
     /// Sums up what the trainers tell of single images.
     pub diagnosis: Collector,
+    /// Tells spans, where they are asked for.
+    pub spans: Option<Spans>,
     /// Keeps what the machine is told, for a replay.
     pub inputs: InputLog,
     /// Which launch of the run this is.
@@ -278,17 +281,28 @@ impl Work {
                 let names = world.iter().map(|hello| hello.trainer.0.clone());
                 self.actor.exchange.open(generation.0, names);
                 self.actor.beside.recorder.record(Record::Now);
+                if let Some(spans) = &mut self.actor.spans {
+                    spans.opened(generation.0, step.0, world.len(), &why);
+                }
                 self.world_size = world.len() as u32;
                 if !std::mem::replace(&mut self.launched, true) {
                     self.actor.beside.recorder.record(Record::Launch(launch(time, step, &world)));
                 }
             }
-            Act::Close(_) => self.actor.exchange.close(),
+            Act::Close(_) => {
+                self.actor.exchange.close();
+                if let Some(spans) = &mut self.actor.spans {
+                    spans.closed(&why);
+                }
+            }
             Act::Step { record, generation, seconds, images_per_second, drawn } => {
                 tracing::debug!("{why}");
                 let row = StepRow { record, generation: generation.0, seconds, time, drawn };
                 self.actor.beside.recorder.record(Record::Entry(Entry::Step(row)));
                 self.actor.diagnosis.step(record);
+                if let Some(spans) = &mut self.actor.spans {
+                    spans.step(&record, seconds, images_per_second);
+                }
                 self.actor.beside.page.tell(|| News::Step(row, images_per_second));
                 self.actor.beside.watchers.progress(Progress {
                     step: record.step.next().0,
@@ -308,6 +322,9 @@ impl Work {
                     kind => tracing::info!(kind, "{why}"),
                 }
                 self.note(&note, &why);
+                if let Some(spans) = &mut self.actor.spans {
+                    spans.happened(note.kind, &why);
+                }
             }
             Act::Digest(digest) => {
                 let tensors = digest.tensors.into_iter().map(|(name, digest)| TensorDigest { name, digest }).collect();
@@ -360,6 +377,9 @@ impl Work {
                 let ended = Ended { failed, reason: why.clone(), step: step.0 };
                 self.actor.beside.page.tell(|| News::Ended(ended.clone()));
                 self.actor.beside.watchers.ended(ended);
+                if let Some(spans) = &mut self.actor.spans {
+                    spans.ended(&why, failed);
+                }
                 if let Some(outcome) = self.outcome.take() {
                     let _ = outcome.send(Outcome { failed, reason: why, step });
                 }

@@ -16,6 +16,7 @@
 //! | [`meters`] | what trainers say of themselves that nothing hangs on, and how fast they are answered |
 //! | [`page`] | the web page, its interface and `/metrics` |
 //! | [`recorder`] | journal, TensorBoard and manifest, on a thread of their own |
+//! | [`spans`] | traces of steps and generations, where they are asked for |
 //! | [`courtesy`] | threads that give way to the machine's |
 //! | [`gate`], [`rights`] | who is let in, and who may call what |
 //! | [`service`] | the gRPC face |
@@ -40,6 +41,7 @@ pub mod replay;
 pub mod rights;
 pub mod server;
 pub mod service;
+pub mod spans;
 pub mod watchers;
 pub mod wire;
 

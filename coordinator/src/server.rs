@@ -13,7 +13,9 @@ use began_credentials::{Arguments, ArgumentsError};
 use began_data::DataError;
 use began_proto::v1::DESCRIPTORS;
 use began_proto::v1::coordinator_server::CoordinatorServer;
+
 use began_record::{Announcement, Checkpoint, EventRow, Journal, RecordError, RunDir, RunLock, RunManifest, StepRow};
+use began_traces::{Attribute, Traces};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -34,6 +36,7 @@ use crate::page::{self, Page};
 use crate::recorder::{Recorder, Recording, wall_clock};
 use crate::rights::Rights;
 use crate::service::Face;
+use crate::spans::Spans;
 use crate::watchers::Watchers;
 use crate::wire::Letterhead;
 
@@ -159,6 +162,7 @@ pub struct Coordinator {
     outcome: oneshot::Receiver<Outcome>,
     recording: Recording,
     collecting: Collecting,
+    traces: Option<Traces>,
     actor: JoinHandle<()>,
     server: JoinHandle<Result<(), tonic::transport::Error>>,
     guarded: &'static str,
@@ -251,12 +255,15 @@ impl Coordinator {
             heartbeat_seconds: config.run.heartbeat_timeout / 4.0,
             durable: durable.clone(),
         };
+        let about = vec![Attribute::new("began.run", manifest.run.clone())];
+        let traces = Traces::from_environment("began-coordinator", about);
         let actor = Actor {
             machine,
             letterhead,
             exchange: exchange.clone(),
             beside,
             diagnosis: diagnosis.clone(),
+            spans: traces.clone().map(|traces| Spans::new(traces, manifest.run.clone())),
             inputs: InputLog::default(),
             launch: manifest.launches.len() as u32,
             steps: config.run.steps,
@@ -312,6 +319,7 @@ impl Coordinator {
             outcome,
             recording,
             collecting,
+            traces,
             actor,
             server,
             guarded,
@@ -350,7 +358,18 @@ impl Coordinator {
     /// grace for clients, once the run has ended.
     pub async fn finished(self) -> Outcome {
         let Self {
-            run, outcome, recording, collecting, actor, mut server, page, shut_down, turned_away, _lock, ..
+            run,
+            outcome,
+            recording,
+            collecting,
+            traces,
+            actor,
+            mut server,
+            page,
+            shut_down,
+            turned_away,
+            _lock,
+            ..
         } = self;
         let outcome = outcome.await.unwrap_or_else(|_| Outcome {
             failed: true,
@@ -360,6 +379,9 @@ impl Coordinator {
         let flushed = tokio::task::spawn_blocking(move || {
             collecting.finish(GRACE);
             recording.finish(FLUSH);
+            if let Some(traces) = traces {
+                traces.finish();
+            }
         });
         let _ = flushed.await;
         let _ = shut_down.send(());

@@ -1,5 +1,7 @@
 //! The wire: what `began/v1/coordinator.proto` says, in Rust.
 
+pub mod codec;
+
 /// `began.v1`.
 #[allow(missing_docs, clippy::all, clippy::pedantic)]
 pub mod v1 {

@@ -3,6 +3,7 @@
 //! A test names its own folder, uses ports that the programs choose, and ends only processes it started.
 
 pub mod browser;
+pub mod collector;
 mod desk;
 mod disturbed;
 mod place;
@@ -68,7 +69,8 @@ pub fn program(name: &str) -> Command {
 /// A command whose environment is this one's without anything that would change the settings of a program under test.
 pub(crate) fn undirected(mut command: Command) -> Command {
     for (key, _) in std::env::vars_os() {
-        if key.to_string_lossy().starts_with("BEGAN_") {
+        let name = key.to_string_lossy();
+        if name.starts_with("BEGAN_") || name.starts_with("OTEL_") {
             command.env_remove(key);
         }
     }

@@ -87,7 +87,7 @@ impl<'a> Membership<'a> {
         let wire = opened.equilibrium.context("the coordinator opened a generation without an equilibrium")?;
         let equilibrium = from_wire(&wire);
         let started = Instant::now();
-        self.session.activity().at_step(equilibrium.step);
+        self.session.activity().joins(generation, place.rank, equilibrium.step);
         self.session.activity().enter(Phase::Rendezvous);
         let called_off = CalledOff::new();
         let collective = match self.connect(trainer, generation, place, &called_off)? {

@@ -6,6 +6,7 @@
 
 mod activity;
 mod driver;
+mod timeline;
 
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};

@@ -109,6 +109,9 @@ pub struct KubernetesArgs {
     /// How often in a row a process is started again in its pod without a step committed in between
     #[arg(long, default_value_t = 8, allow_negative_numbers = true, env = "BEGAN_RESTARTS", value_name = "N")]
     pub restarts: u32,
+    /// A variable for the pods' environment, as in NCCL_DEBUG=INFO
+    #[arg(long = "env", env = "BEGAN_ENV", value_name = "NAME=VALUE", value_delimiter = ';')]
+    pub environment: Vec<String>,
 
     /// The configuration to start from: demo, paper-64, paper-128, paper-256
     #[arg(long, env = "BEGAN_PRESET", value_name = "NAME")]

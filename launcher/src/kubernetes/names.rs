@@ -139,6 +139,27 @@ pub fn value(flag: &str, text: &str) -> Result<String> {
     Ok(text.into())
 }
 
+/// A variable of the pods' environment, as in `NCCL_DEBUG=INFO`.
+///
+/// # Errors
+/// If it is none, or one that the manifests set themselves.
+pub fn variable(flag: &str, text: &str) -> Result<(String, String)> {
+    let Some((name, value)) = text.split_once('=') else {
+        bail!("{flag} {text:?}: expected NAME=VALUE, as in --env NCCL_DEBUG=INFO");
+    };
+    let letters = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) || !name.chars().all(letters) {
+        bail!("{flag} {text:?}: {name:?} is no name of a variable: that takes letters, digits and _, no digit first");
+    }
+    if name.starts_with("BEGAN_") || name == "HOME" {
+        bail!("{flag} {text:?}: {name} is set by the manifests; the flag or key that it stands for says it");
+    }
+    if value.contains('\0') {
+        bail!("{flag} {text:?}: a value cannot hold a zero byte");
+    }
+    Ok((name.into(), value.into()))
+}
+
 /// An extended resource and how many of it, as in `rdma/hca_shared_devices_a` or `vpc.amazonaws.com/efa=4`.
 ///
 /// # Errors
@@ -227,6 +248,8 @@ mod tests {
             key("--topology", sound)?;
         }
         assert_eq!(pair("--node-selector", "gpu=H100")?, ("gpu".into(), "H100".into()));
+        assert_eq!(variable("--env", "OTEL_A1=a=b c")?, ("OTEL_A1".into(), "a=b c".into()));
+        assert_eq!(variable("--env", "_A=")?.1, "");
         assert_eq!(resource("--rdma", "vpc.amazonaws.com/efa=32")?, ("vpc.amazonaws.com/efa".into(), 32));
         assert_eq!(resource("--rdma", "rdma/hca_shared_devices_a")?.1, 1);
         for sound in [
@@ -259,6 +282,9 @@ mod tests {
         }
         for wrong in ["gpu", "=h100", "gpu=h 100", "gpu=-h"] {
             assert!(pair("--node-selector", wrong).is_err(), "{wrong}");
+        }
+        for wrong in ["A", "=b", "1A=b", "A-B=c", "A B=c", "BEGAN_GRACE=1", "HOME=/x", "A=\0"] {
+            assert!(variable("--env", wrong).is_err_and(|error| error.to_string().contains("--env")), "{wrong}");
         }
         for wrong in
             ["rdma", "rdma/", "rdma/a=0", "rdma/a=-1", "rdma/a=x", "rdma/a=+1000", "kubernetes.io/a", "rdma/a=1=2"]

@@ -320,6 +320,9 @@ fn everywhere(wanted: &Wanted, role: Role) -> Vec<EnvVar> {
         plain("HOME", "/tmp"),
     ];
     variables.extend(keys);
+    // Where a value says `$(A)`, Kubernetes would put another variable.
+    let more = wanted.environment.iter().map(|(name, value)| plain(name, &value.replace("$(", "$$(")));
+    variables.extend(more);
     variables
 }
 

@@ -58,6 +58,8 @@ fn what_cannot_be_is_refused_with_a_sentence_that_names_the_flag() {
         ("--machine toaster", "--machine toaster:GPUS"),
         ("--gpus 2000 --device cpu", "1024"),
         ("--name Faces", "--name"),
+        ("--env NCCL_DEBUG", "--env"),
+        ("--env A=1 --env A=2", "A is given twice"),
         ("--name 4x8", "begins with a letter"),
         ("--name a_b", "--name"),
         ("--namespace Team", "no DNS label"),
@@ -261,5 +263,19 @@ fn fresh_certificates_are_all_that_the_pods_ask_for_and_the_authority_is_gone() 
         }
     }
     assert!(!made.contains_key("ca.key"));
+    Ok(())
+}
+
+#[test]
+fn a_variable_is_in_every_container_and_stands_for_itself() -> Result<()> {
+    let text = "--env OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4317 --env A=$(HOME)";
+    let manifests = manifests(text)?;
+    let lists: Vec<_> = all_under(&manifests, "env");
+    assert!(lists.len() >= 2, "{}", lists.len());
+    for list in lists {
+        let value = |name: &str| list.as_array()?.iter().find(|one| one["name"] == name)?["value"].as_str();
+        assert_eq!(value("OTEL_EXPORTER_OTLP_ENDPOINT"), Some("http://collector:4317"), "{list}");
+        assert_eq!(value("A"), Some("$$(HOME)"));
+    }
     Ok(())
 }

@@ -99,6 +99,8 @@ pub struct Wanted {
     pub grace: u32,
     /// Restarts within a pod.
     pub restarts: u32,
+    /// More variables of every container.
+    pub environment: BTreeMap<String, String>,
     /// The run's configuration, nothing left open.
     pub config: RunConfig,
 }
@@ -150,6 +152,7 @@ impl Wanted {
             monitoring: args.monitoring,
             grace: grace(args)?,
             restarts: args.restarts,
+            environment: environment(args)?,
             config,
             name,
         })
@@ -238,6 +241,17 @@ fn selector(args: &KubernetesArgs, machine: Option<Machine>) -> Result<BTreeMap<
         }
     }
     Ok(labels)
+}
+
+fn environment(args: &KubernetesArgs) -> Result<BTreeMap<String, String>> {
+    let mut environment = BTreeMap::new();
+    for text in &args.environment {
+        let (name, value) = names::variable("--env", text)?;
+        if environment.insert(name.clone(), value).is_some() {
+            bail!("--env {text}: {name} is given twice");
+        }
+    }
+    Ok(environment)
 }
 
 fn resources(args: &KubernetesArgs) -> Result<(Quantity, Quantity, Quantity)> {

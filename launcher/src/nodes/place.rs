@@ -154,7 +154,10 @@ fn slurm_gpus(variable: impl Fn(&str) -> Option<String>) -> u32 {
 fn environment(args: &PlaceArgs) -> Vec<(std::ffi::OsString, std::ffi::OsString)> {
     let own = ["BEGAN_TRAINER", "BEGAN_LOG", "RUST_BACKTRACE"].map(std::ffi::OsString::from);
     let named = args.environment.iter().cloned();
+    // Where traces go, and which: asked for here, and meant for all.
+    let traces = std::env::vars_os().map(|(name, _)| name).filter(|name| name.as_encoded_bytes().starts_with(b"OTEL_"));
     own.into_iter()
+        .chain(traces)
         .chain(named)
         .filter_map(|word| {
             let text = word.to_string_lossy().into_owned();

@@ -10,6 +10,7 @@ use began_credentials::{Arguments as Credentials, Role};
 use began_data::DataError;
 use began_proto::v1::{self as wire, Phase};
 use began_session::{News, Say};
+use began_traces::{Attribute, Traces};
 use tch::Device;
 
 use crate::arithmetic::Arithmetic;
@@ -105,6 +106,7 @@ impl Run {
             }
         };
         session.activity().computes_on(device);
+        self.trace(&session);
         let mut writer = None;
         let ended = self.train(&session, device, peers, &mut writer);
         if let Err(error) = &ended {
@@ -138,6 +140,20 @@ impl Run {
         };
         session.close();
         Ok(code)
+    }
+
+    /// Spans of what it does, if the environment asks for them.
+    fn trace(&self, session: &Session) {
+        let about = vec![
+            Attribute::new("began.run", session.welcome.run.clone()),
+            Attribute::new("began.node", i64::from(self.node)),
+            Attribute::new("began.local_rank", i64::from(self.local_rank)),
+            Attribute::new("host.name", device::host_name()),
+            Attribute::new("process.pid", i64::from(std::process::id())),
+        ];
+        if let Some(traces) = Traces::from_environment("began-trainer", about) {
+            session.activity().is_traced(traces, &session.welcome.run);
+        }
     }
 
     /// The writer is handed out, so that how it ended is said before what is being written is waited for.

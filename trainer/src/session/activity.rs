@@ -6,7 +6,10 @@ use std::time::{Duration, Instant};
 
 use began::Step;
 use began_proto::v1::{self as wire, Phase};
+use began_traces::Traces;
 use tch::Device;
+
+use super::timeline::Timeline;
 
 /// What this trainer is doing.
 #[derive(Debug)]
@@ -16,6 +19,7 @@ pub struct Activity {
     since: AtomicU64,
     step: AtomicU64,
     gpu: OnceLock<Gpu>,
+    timeline: OnceLock<Timeline>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -35,19 +39,39 @@ impl Activity {
     #[must_use]
     pub fn new() -> Self {
         let zero = || AtomicU64::new(0);
-        let (phase, gpu) = (AtomicU8::new(Phase::Starting as u8), OnceLock::new());
-        Self { started: Instant::now(), phase, since: zero(), step: zero(), gpu }
+        let phase = AtomicU8::new(Phase::Starting as u8);
+        let (gpu, timeline) = (OnceLock::new(), OnceLock::new());
+        Self { started: Instant::now(), phase, since: zero(), step: zero(), gpu, timeline }
     }
 
     /// From now on, this.
     pub fn enter(&self, phase: Phase) {
         self.since.store(self.started.elapsed().as_millis() as u64, Ordering::Relaxed);
         self.phase.store(phase as u8, Ordering::Relaxed);
+        if let Some(timeline) = self.timeline.get() {
+            timeline.enter(phase);
+        }
+    }
+
+    /// From now on, on the way into this generation, whose first step that is.
+    pub fn joins(&self, generation: u64, rank: u32, step: Step) {
+        self.step.store(step.0, Ordering::Relaxed);
+        if let Some(timeline) = self.timeline.get() {
+            timeline.joins(generation, rank, step);
+        }
     }
 
     /// From now on, in this step.
     pub fn at_step(&self, step: Step) {
         self.step.store(step.0, Ordering::Relaxed);
+        if let Some(timeline) = self.timeline.get() {
+            timeline.at_step(step);
+        }
+    }
+
+    /// What it does is told as spans, too.
+    pub fn is_traced(&self, traces: Traces, run: &str) {
+        let _ = self.timeline.set(Timeline::new(traces, run.to_owned()));
     }
 
     /// It computes on this device: if that is a GPU, its memory is told.
