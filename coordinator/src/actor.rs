@@ -8,14 +8,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use began::Step;
-use began_proto::v1::{CoordinatorMessage, Ended, Progress, StatusResponse};
+use began_proto::v1::{Ended, Progress, StatusResponse};
 use began_record::{DigestRow, Entry, EventRow, Launch, LaunchedTrainer, LeaseRow, StepRow, TensorDigest};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
-use tonic::Status;
 
 use crate::beside::Beside;
 use crate::diagnosis::Collector;
+use crate::downlink::{Letter, Queue};
 use crate::exchange::Exchange;
 use crate::history;
 use crate::inputs::InputLog;
@@ -70,7 +70,7 @@ pub enum Input {
 #[derive(Debug)]
 pub struct Outlet {
     /// Its queue.
-    pub queue: mpsc::Sender<Result<CoordinatorMessage, Status>>,
+    pub queue: Queue,
     /// Held for as long as the stream may live.
     pub alive: oneshot::Sender<()>,
 }
@@ -262,7 +262,7 @@ impl Work {
             Act::Refuse(connection) => {
                 tracing::warn!("refused: {why}");
                 if let Some(outlet) = self.outlets.remove(&connection) {
-                    let _ = outlet.queue.try_send(Ok(self.actor.letterhead.refusal(&why)));
+                    let _ = outlet.queue.try_send(Letter::of(&self.actor.letterhead.refusal(&why)));
                 }
                 self.forget(connection);
             }
@@ -388,12 +388,12 @@ impl Work {
     }
 
     fn send(&mut self, to: &[ConnectionId], message: &Message, why: &str) {
-        let message = self.actor.letterhead.message(self.actor.machine.generation(), message, why);
+        let letter = Letter::of(&self.actor.letterhead.message(self.actor.machine.generation(), message, why));
         for connection in to {
             let Some(outlet) = self.outlets.get(connection) else {
                 continue;
             };
-            let reason = match outlet.queue.try_send(Ok(message.clone())) {
+            let reason = match outlet.queue.try_send(letter.clone()) {
                 Ok(()) => continue,
                 Err(mpsc::error::TrySendError::Full(_)) => {
                     format!("it left {OUTGOING} messages unread")

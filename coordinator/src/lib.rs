@@ -17,9 +17,10 @@
 //! | [`page`] | the web page, its interface and `/metrics` |
 //! | [`recorder`] | journal, TensorBoard and manifest, on a thread of their own |
 //! | [`spans`] | traces of steps and generations, where they are asked for |
-//! | [`courtesy`] | threads that give way to the machine's |
+//! | [`courtesy`] | which thread gives way, and which processors it keeps to |
 //! | [`gate`], [`rights`] | who is let in, and who may call what |
 //! | [`service`] | the gRPC face |
+//! | [`downlink`] | the way down to a trainer, encoded once for all |
 //! | [`server`] | puts all of it together over the directory of a run |
 //!
 //! No torch, and nothing on a step's path that touches a disk.
@@ -28,6 +29,7 @@ pub mod actor;
 pub mod beside;
 pub mod courtesy;
 pub mod diagnosis;
+pub mod downlink;
 pub mod evaluation;
 pub mod exchange;
 pub mod gate;

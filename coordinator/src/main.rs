@@ -11,12 +11,16 @@ use std::time::Duration;
 
 use began_credentials::Arguments as Credentials;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use coordinator::courtesy::Shares;
 use coordinator::server::Handle;
 use coordinator::{Coordinator, Options};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 /// Keeps a run: who takes part, what each step needs, and what happens when something goes wrong.
+/// Threads that look after connections and decide.
+const THREADS: usize = 2;
+
 #[derive(Debug, Parser)]
 #[command(version, about, subcommand_negates_reqs = true, args_conflicts_with_subcommands = true)]
 struct Cli {
@@ -102,7 +106,13 @@ fn main() -> ExitCode {
             Cli::command().error(clap::error::ErrorKind::MissingRequiredArgument, missing).exit()
         }
     };
-    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+    let shares = Shares::new(THREADS);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(THREADS)
+        .on_thread_start(move || shares.take())
+        .enable_all()
+        .build();
+    let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => return cannot_start(&format!("cannot start threads: {error}")),
     };

@@ -97,10 +97,11 @@ impl Meters {
         self.heard.fetch_max(self.nanoseconds(), Ordering::Relaxed);
     }
 
-    /// An equilibrium goes out. The newest losses then are the last ones of its step: nobody sends the next before it.
-    pub fn answered(&self) {
+    /// Equilibria went out, to so many trainers. The newest losses then are the last ones of their step: nobody sends the next
+    /// before it.
+    fn answered(&self, count: u64) {
         let heard = self.heard.load(Ordering::Relaxed);
-        self.answers.note(Duration::from_nanos(self.nanoseconds().saturating_sub(heard)));
+        self.answers.note(Duration::from_nanos(self.nanoseconds().saturating_sub(heard)), count);
     }
 
     fn nanoseconds(&self) -> u64 {
@@ -110,6 +111,33 @@ impl Meters {
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Meter>>> {
         // Every change is complete before the lock is let go.
         self.by_trainer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Equilibria on their way through one connection: they count as out when the system has taken them.
+#[derive(Debug)]
+pub struct Unsent {
+    equilibria: AtomicU64,
+    meters: Arc<Meters>,
+}
+
+impl Unsent {
+    /// None so far.
+    #[must_use]
+    pub fn new(meters: Arc<Meters>) -> Self {
+        Self { equilibria: AtomicU64::new(0), meters }
+    }
+
+    /// One was handed to the connection.
+    pub fn equilibrium(&self) {
+        self.equilibria.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The system took bytes of the connection. What was handed to it is written at once, before anything else is.
+    pub fn sent(&self) {
+        if self.equilibria.load(Ordering::Relaxed) > 0 {
+            self.meters.answered(self.equilibria.swap(0, Ordering::Relaxed));
+        }
     }
 }
 
@@ -127,12 +155,12 @@ pub struct Timing {
 }
 
 impl Timing {
-    /// It took this long.
-    pub fn note(&self, took: Duration) {
+    /// It took this long, so many times.
+    pub fn note(&self, took: Duration, times: u64) {
         let seconds = took.as_secs_f64();
         let class = CLASSES.partition_point(|&bound| bound < seconds);
-        self.counts[class].fetch_add(1, Ordering::Relaxed);
-        self.nanoseconds.fetch_add(took.as_nanos() as u64, Ordering::Relaxed);
+        self.counts[class].fetch_add(times, Ordering::Relaxed);
+        self.nanoseconds.fetch_add(times * took.as_nanos() as u64, Ordering::Relaxed);
     }
 
     /// How often it took at most each of [`CLASSES`] and more than the one before, last: more than all; and all of it, in
@@ -169,10 +197,24 @@ mod tests {
     }
 
     #[test]
+    fn an_equilibrium_is_out_when_the_system_has_taken_it() {
+        let meters = Arc::new(Meters::default());
+        let unsent = Unsent::new(meters.clone());
+        let out = || meters.answers.counts().0.iter().sum::<u64>();
+        meters.heard();
+        unsent.sent();
+        unsent.equilibrium();
+        assert_eq!(out(), 0);
+        unsent.sent();
+        unsent.sent();
+        assert_eq!(out(), 1);
+    }
+
+    #[test]
     fn each_time_is_counted_in_the_class_it_is_at_most() {
         let timing = Timing::default();
         for milliseconds in [0, 10, 11, 60_000] {
-            timing.note(Duration::from_millis(milliseconds));
+            timing.note(Duration::from_millis(milliseconds), 1);
         }
         let (counts, seconds) = timing.counts();
         let class = |bound: f64| CLASSES.iter().position(|&known| known == bound);

@@ -25,6 +25,7 @@ pub use crate::actor::Outcome;
 use crate::actor::{Actor, INCOMING, Input};
 use crate::beside::Beside;
 use crate::diagnosis::{Collecting, Collector};
+use crate::downlink::Downlinks;
 use crate::exchange::Exchange;
 use crate::gate::turned_away::TurnedAway;
 use crate::gate::{self, Limits};
@@ -290,7 +291,7 @@ impl Coordinator {
                     past,
                     world,
                     actor: inputs.clone(),
-                    meters,
+                    meters: meters.clone(),
                     durable,
                     log: turned_away.clone(),
                 };
@@ -302,7 +303,7 @@ impl Coordinator {
         let guarded = guard.in_words();
         let tls = guard.is_secure();
         let limits = Limits::of(world, most_files());
-        let incoming = gate::open(listener, guard, limits, turned_away.clone());
+        let incoming = gate::open(listener, guard, limits, turned_away.clone(), &meters);
         let server = serve(incoming, face, turned_away.clone(), asked).await?;
         let credentials = options.credentials.folder();
         run.announce(&Announcement {
@@ -508,6 +509,7 @@ async fn serve(
         .max_concurrent_streams(CALLS)
         .http2_max_header_list_size(HEADERS)
         .layer(Rights(turned_away))
+        .layer(Downlinks)
         .add_service(service)
         .add_service(health_service)
         .add_service(reflection);

@@ -3,30 +3,28 @@
 //! Nothing is decided here about a run. What a peer sends may be anything: a stream that does not begin with a hello, or is
 //! silent instead, is closed; messages that make no sense are named and dropped.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use began_proto::v1::coordinator_server::Coordinator;
 use began_proto::v1::{
     ControlRequest, ControlResponse, CoordinatorMessage, ExchangeRequest, ExchangeResponse, StatusRequest,
-    StatusResponse, StepLosses, TrainerMessage, WatchEvent, WatchRequest, coordinator_message, trainer_message,
+    StatusResponse, StepLosses, TrainerMessage, WatchEvent, WatchRequest, trainer_message,
 };
 use tokio::sync::{mpsc, oneshot};
-use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::actor::{self, Input, OUTGOING, Outlet, Unanswered};
 use crate::diagnosis::Collector;
+use crate::downlink::{Downlink, Queue};
 use crate::exchange::Exchange;
 use crate::gate::Peer;
 use crate::gate::pace::Pace;
 use crate::gate::turned_away::TurnedAway;
 use crate::machine::{Body, ConnectionId, Said};
-use crate::meters::{Meter, Meters};
+use crate::meters::{Meter, Meters, Unsent};
 use crate::watchers::Watchers;
 use crate::wire;
 
@@ -72,7 +70,8 @@ impl Face {
 
 #[tonic::async_trait]
 impl Coordinator for Face {
-    type SessionStream = Outgoing;
+    /// What a trainer is told travels as a [`Downlink`].
+    type SessionStream = tokio_stream::Empty<Result<CoordinatorMessage, Status>>;
     type WatchStream = ReceiverStream<Result<WatchEvent, Status>>;
 
     async fn session(
@@ -80,12 +79,17 @@ impl Coordinator for Face {
         request: Request<Streaming<TrainerMessage>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
         let connection = ConnectionId(self.connections.fetch_add(1, Ordering::Relaxed));
-        let (queue, outgoing) = mpsc::channel(OUTGOING);
+        let peer = request.extensions().get::<Peer>().cloned();
+        let unsent =
+            peer.as_ref().map_or_else(|| Arc::new(Unsent::new(self.meters.clone())), |peer| peer.unsent.clone());
+        let (queue, downlink) = Downlink::new(OUTGOING, unsent);
         // The answer goes out at once: a client may wait for its headers before it sends a hello.
-        let stranger = Stranger { peer: request.extensions().get().cloned(), turned_away: self.turned_away.clone() };
+        let stranger = Stranger { peer, turned_away: self.turned_away.clone() };
         let ends = Ends { actor: self.actor.clone(), diagnosis: self.diagnosis.clone(), meters: self.meters.clone() };
         tokio::spawn(listen(connection, request.into_inner(), queue, ends, stranger));
-        Ok(Response::new(Outgoing { queue: outgoing, meters: self.meters.clone() }))
+        let mut response = Response::new(tokio_stream::empty());
+        response.extensions_mut().insert(downlink);
+        Ok(response)
     }
 
     async fn exchange(&self, request: Request<ExchangeRequest>) -> Result<Response<ExchangeResponse>, Status> {
@@ -113,27 +117,6 @@ impl Coordinator for Face {
         let step = self.ask(|reply| Input::Control { action, reason, grace, reply }).await?;
         let step = step.map_err(Status::failed_precondition)?;
         Ok(Response::new(ControlResponse { step: step.0 }))
-    }
-}
-
-/// What goes to one trainer.
-#[derive(Debug)]
-pub struct Outgoing {
-    queue: mpsc::Receiver<Result<CoordinatorMessage, Status>>,
-    meters: Arc<Meters>,
-}
-
-impl Stream for Outgoing {
-    type Item = Result<CoordinatorMessage, Status>;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let next = self.queue.poll_recv(context);
-        if let Poll::Ready(Some(Ok(message))) = &next
-            && matches!(message.body, Some(coordinator_message::Body::Equilibrium(_)))
-        {
-            self.meters.answered();
-        }
-        next
     }
 }
 
@@ -192,7 +175,7 @@ impl Stranger {
 async fn listen(
     connection: ConnectionId,
     mut incoming: Streaming<TrainerMessage>,
-    queue: mpsc::Sender<Result<CoordinatorMessage, Status>>,
+    queue: Queue,
     Ends { actor, diagnosis, meters }: Ends,
     stranger: Stranger,
 ) {

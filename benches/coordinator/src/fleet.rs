@@ -59,6 +59,8 @@ pub(crate) struct Fleet {
     lanes: u32,
     /// Which steps the losses of single images are told of, if they are.
     images: Option<Schedule>,
+    /// Whether they leave the cores to whoever wants one, after each message.
+    gives_way: bool,
     members: BTreeMap<u32, Member>,
     lives: u32,
     seen: (UnboundedSender<Sighting>, UnboundedReceiver<Sighting>),
@@ -99,11 +101,20 @@ fn images(step: u64, lane: u32) -> LaneImages {
 }
 
 impl Fleet {
-    /// Nobody yet. `images`: whether the losses of single images are told, as trainers do.
-    pub(crate) fn new(address: &str, lanes: u32, steps: u64, images: bool) -> Self {
+    /// Nobody yet. `images`: whether the losses of single images are told, as trainers do. `gives_way`: a thread that the kernel
+    /// has given a core keeps it for up to 4 ms, however low its priority; unless it asks whether somebody else wants it.
+    pub(crate) fn new(address: &str, lanes: u32, steps: u64, images: bool, gives_way: bool) -> Self {
         let run = began::config::Run { lanes, steps, ..began::RunConfig::default().run };
         let images = images.then(|| Schedule::of(&run));
-        Self { address: address.into(), lanes, images, members: BTreeMap::new(), lives: 0, seen: unbounded_channel() }
+        Self {
+            address: address.into(),
+            lanes,
+            images,
+            gives_way,
+            members: BTreeMap::new(),
+            lives: 0,
+            seen: unbounded_channel(),
+        }
     }
 
     /// Connects and says hello; returns once it is let in.
@@ -120,7 +131,14 @@ impl Fleet {
         let (up, sent) = unbounded_channel();
         let down = client.session(UnboundedReceiverStream::new(sent)).await?.into_inner();
         let shared = Arc::new(Shared::default());
-        let live = Live { place, lanes: self.lanes, up: up.clone(), shared: shared.clone(), seen: self.seen.0.clone() };
+        let live = Live {
+            place,
+            lanes: self.lanes,
+            gives_way: self.gives_way,
+            up: up.clone(),
+            shared: shared.clone(),
+            seen: self.seen.0.clone(),
+        };
         let task = tokio::spawn(live.listen(down));
         self.members.insert(place, Member { up, task, shared });
         Ok(())
@@ -323,6 +341,7 @@ impl Shared {
 struct Live {
     place: u32,
     lanes: u32,
+    gives_way: bool,
     up: UnboundedSender<TrainerMessage>,
     shared: Arc<Shared>,
     seen: UnboundedSender<Sighting>,
@@ -350,6 +369,9 @@ impl Live {
                 continue;
             }
             self.take(message);
+            if self.gives_way {
+                std::thread::yield_now();
+            }
         }
     }
 

@@ -102,8 +102,8 @@ fn main() -> Result<()> {
     bench.join().map_err(|_| anyhow::anyhow!("the bench ended by a panic"))?
 }
 
-/// This thread, and those it starts, run where nothing else wants to. The lowest niceness would not do: the kernel still takes
-/// a core away for a whole tick of 4 ms, and starts the coordinator's threads on one core where the other is busy with trainers.
+/// This thread, and those it starts, run where nothing else wants to. The lowest niceness would not do: the kernel starts the
+/// coordinator's threads on one core where the other is busy with trainers.
 fn idle() -> Result<(), thread_priority::Error> {
     let policy = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
     set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, policy)
@@ -177,7 +177,7 @@ async fn measure(cli: &Cli, starter: &Starter, count: u32) -> Result<Figures> {
     let mut figures = Figures::default();
     for _ in 0..cli.rounds {
         let program = starter.start(count, ENDLESS, cli.heartbeat, cli.http())?;
-        let mut fleet = Fleet::new(&program.address, count, ENDLESS, !cli.bare);
+        let mut fleet = Fleet::new(&program.address, count, ENDLESS, !cli.bare, !cli.as_equals);
         for place in 0..count - 1 {
             fleet.connect(place).await?;
         }
@@ -196,7 +196,7 @@ async fn measure(cli: &Cli, starter: &Starter, count: u32) -> Result<Figures> {
     }
     // One long-lived world for the rest.
     let program = starter.start(count, ENDLESS, cli.heartbeat, cli.http())?;
-    let mut fleet = Fleet::new(&program.address, count, ENDLESS, !cli.bare);
+    let mut fleet = Fleet::new(&program.address, count, ENDLESS, !cli.bare, !cli.as_equals);
     for place in 0..count {
         fleet.connect(place).await?;
     }
@@ -248,7 +248,7 @@ async fn measure(cli: &Cli, starter: &Starter, count: u32) -> Result<Figures> {
 async fn show(cli: &Cli, starter: &Starter, time: Duration) -> Result<()> {
     let count = cli.trainers.last().copied().unwrap_or(1024);
     let program = starter.start(count, SHOWN, cli.heartbeat.max(60.0), Some(&cli.http))?;
-    let mut fleet = Fleet::new(&program.address, count, SHOWN, true);
+    let mut fleet = Fleet::new(&program.address, count, SHOWN, true, false);
     for place in 0..count {
         fleet.connect(place).await?;
     }

@@ -37,7 +37,7 @@ impl Tally {
     pub fn step(&mut self, row: &StepRow, images_per_second: f64) {
         self.steps += 1;
         self.images_per_second = images_per_second;
-        self.seconds.note(Duration::try_from_secs_f64(row.seconds).unwrap_or_default());
+        self.seconds.note(Duration::try_from_secs_f64(row.seconds).unwrap_or_default(), 1);
     }
 
     /// Something happened.
