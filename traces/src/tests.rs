@@ -1,28 +1,6 @@
 use super::*;
 
-use std::sync::Mutex;
-
-use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{TraceService, TraceServiceServer};
-use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
-use opentelemetry_proto::tonic::trace::v1::ResourceSpans;
-use tokio::net::TcpListener;
-use tonic::{Request, Response, Status};
-
-/// A collector that keeps what it is sent.
-#[derive(Clone, Debug, Default)]
-struct Collector(Arc<Mutex<Vec<ResourceSpans>>>);
-
-#[tonic::async_trait]
-impl TraceService for Collector {
-    async fn export(
-        &self,
-        request: Request<ExportTraceServiceRequest>,
-    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
-        let spans = request.into_inner().resource_spans;
-        self.0.lock().map_err(|_| Status::internal("poisoned"))?.extend(spans);
-        Ok(Response::new(ExportTraceServiceResponse::default()))
-    }
-}
+use began_tests::collector::Collector;
 
 fn asked(endpoint: &str) -> Result<Option<Traces>, TracesError> {
     let endpoint = endpoint.to_owned();
@@ -32,15 +10,8 @@ fn asked(endpoint: &str) -> Result<Option<Traces>, TracesError> {
 
 #[test]
 fn spans_reach_a_collector_with_their_identities_and_who_told_them() -> Result<(), Box<dyn std::error::Error>> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0"))?;
-    let endpoint = format!("http://{}", listener.local_addr()?);
-    let collector = Collector::default();
-    let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
-    let service = TraceServiceServer::new(collector.clone());
-    runtime.spawn(tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming));
-
-    let traces = asked(&endpoint)?.ok_or("no traces")?;
+    let collector = Collector::start()?;
+    let traces = asked(&collector.endpoint())?.ok_or("no traces")?;
     let trace = Trace::of_step("r", 1, 5);
     let from = traces.now();
     let mut head = Span::new(trace, Place::Root, "step", from, traces.now());
@@ -52,11 +23,10 @@ fn spans_reach_a_collector_with_their_identities_and_who_told_them() -> Result<(
     // What is queued is sent before it is gone.
     drop(traces);
 
-    let sent = collector.0.lock().map_err(|_| "poisoned")?.clone();
-    let resource = sent.first().and_then(|sent| sent.resource.clone()).ok_or("no resource")?;
-    let keys: Vec<_> = resource.attributes.iter().map(|attribute| attribute.key.as_str()).collect();
-    assert!(keys.contains(&"service.name") && keys.contains(&"began.rank"), "{keys:?}");
-    let spans: Vec<_> = sent.into_iter().flat_map(|sent| sent.scope_spans).flat_map(|scope| scope.spans).collect();
+    let told = collector.spans();
+    let by = told.first().map(|told| told.by.clone()).ok_or("nobody told anything")?;
+    assert!(by.contains_key("service.name") && by.contains_key("began.rank"), "{by:?}");
+    let spans: Vec<_> = told.into_iter().map(|told| told.span).collect();
     let named = |name: &str| spans.iter().find(|span| span.name == name).ok_or(format!("no {name}"));
     let (head, part, detail) = (named("step")?, named("train step")?, named("compute")?);
     assert!(
