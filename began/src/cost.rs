@@ -4,7 +4,7 @@
 //! against, and must never depend on how the trainer goes about it.
 
 use crate::config::Model;
-use crate::network::{Kind, Layer, discriminator, generator, parameter_count};
+use crate::network::{Input, Kind, Layer, discriminator, generator, parameter_count};
 
 /// Bytes of an f32.
 const SINGLE: u64 = 4;
@@ -54,13 +54,7 @@ pub fn step_cost(model: &Model, width: u64) -> StepCost {
 /// As [`Layer::forward_flops`], a convolution after nearest x2 as four 2x2 ones at the lower size.
 #[must_use]
 pub fn least_forward_flops(layer: &Layer) -> u64 {
-    if follows_upsampling(layer) { layer.forward_flops() / 9 * 4 } else { layer.forward_flops() }
-}
-
-/// Whether the layer's input is upsampled just before: a decoder's `refine`.
-#[must_use]
-pub fn follows_upsampling(layer: &Layer) -> bool {
-    layer.name.ends_with(".refine")
+    if layer.input == Input::Upsampled { layer.forward_flops() / 9 * 4 } else { layer.forward_flops() }
 }
 
 fn outputs(layer: &Layer) -> u64 {
@@ -72,7 +66,7 @@ fn inputs(layer: &Layer) -> u64 {
     match layer.kind {
         Kind::Linear => layer.inputs,
         Kind::Conv { .. } => {
-            let side = if follows_upsampling(layer) { layer.resolution / 2 } else { layer.resolution };
+            let side = if layer.input == Input::Upsampled { layer.resolution / 2 } else { layer.resolution };
             layer.inputs * side * side
         }
     }

@@ -16,6 +16,17 @@ pub enum Kind {
     },
 }
 
+/// What goes into a layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// What the layer before it gave; for a network's first layer, its input.
+    Plain,
+    /// That, enlarged x2 by repeating pixels.
+    Upsampled,
+    /// That in the first half of the channels, the decoder's skip in the second.
+    WithSkip,
+}
+
 /// One layer with weight and bias.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layer {
@@ -23,6 +34,8 @@ pub struct Layer {
     pub name: String,
     /// What it computes.
     pub kind: Kind,
+    /// What it computes it from.
+    pub input: Input,
     /// Features or channels in.
     pub inputs: u64,
     /// Features or channels out.
@@ -119,6 +132,7 @@ fn encoder(prefix: &str, model: &Model) -> Vec<Layer> {
     let conv = |name: String, inputs, outputs, stride, resolution| Layer {
         name: format!("{prefix}.{name}"),
         kind: Kind::Conv { stride },
+        input: Input::Plain,
         inputs,
         outputs,
         resolution,
@@ -135,6 +149,7 @@ fn encoder(prefix: &str, model: &Model) -> Vec<Layer> {
     layers.push(Layer {
         name: format!("{prefix}.latent"),
         kind: Kind::Linear,
+        input: Input::Plain,
         inputs: n * (scales + 1) * 64,
         outputs: model.latent.into(),
         resolution: 1,
@@ -147,21 +162,22 @@ fn decoder(prefix: &str, model: &Model) -> Vec<Layer> {
     let mut layers = vec![Layer {
         name: format!("{prefix}.cube"),
         kind: Kind::Linear,
+        input: Input::Plain,
         inputs: model.latent.into(),
         outputs: n * 64,
         resolution: 1,
     }];
-    let mut conv = |name: String, inputs, outputs, resolution| {
-        let kind = Kind::Conv { stride: 1 };
-        layers.push(Layer { name: format!("{prefix}.{name}"), kind, inputs, outputs, resolution });
+    let mut conv = |name: String, input, outputs, resolution| {
+        let (kind, inputs) = (Kind::Conv { stride: 1 }, if input == Input::WithSkip { 2 * n } else { n });
+        layers.push(Layer { name: format!("{prefix}.{name}"), kind, input, inputs, outputs, resolution });
     };
     let mut resolution = 8;
     for i in 0..scales(model.size) {
-        conv(format!("scale{i}.conv"), if i == 0 { n } else { 2 * n }, n, resolution);
+        conv(format!("scale{i}.conv"), if i == 0 { Input::Plain } else { Input::WithSkip }, n, resolution);
         resolution *= 2;
-        conv(format!("scale{i}.refine"), n, n, resolution);
+        conv(format!("scale{i}.refine"), Input::Upsampled, n, resolution);
     }
-    conv("image".into(), n, 3, resolution);
+    conv("image".into(), Input::Plain, 3, resolution);
     layers
 }
 
@@ -197,6 +213,18 @@ mod tests {
             assert_eq!(parameter_count(&discriminator(&model)), d, "D at {size} px, n = {filters}");
             assert_eq!(parameter_count(&generator(&model)), g, "G at {size} px, n = {filters}");
         }
+    }
+
+    #[test]
+    fn the_skip_goes_into_a_decoders_first_convolutions_but_the_first_scales_whatever_their_shapes() {
+        // With 6 channels the convolution that makes the image has as many inputs for its outputs as one that takes the skip.
+        let layers = discriminator(&Model { size: 64, filters: 6, latent: 8 });
+        let names = |input| -> Vec<&str> {
+            layers.iter().filter(|layer| layer.input == input).map(|layer| layer.name.as_str()).collect()
+        };
+        let decoder = |name: &str| format!("discriminator.decoder.{name}");
+        assert_eq!(names(Input::WithSkip), [decoder("scale1.conv"), decoder("scale2.conv")]);
+        assert_eq!(names(Input::Upsampled), ["scale0.refine", "scale1.refine", "scale2.refine"].map(decoder));
     }
 
     #[test]

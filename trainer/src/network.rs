@@ -5,8 +5,7 @@
 
 use anyhow::{Context, Result, bail};
 use began::config::Model;
-use began::cost::follows_upsampling;
-use began::network::{self, Kind as LayerKind, Layer};
+use began::network::{self, Input, Kind as LayerKind, Layer};
 use tch::{Device, Kind, Tensor};
 
 use crate::activation;
@@ -76,14 +75,13 @@ impl Parameters {
 
 /// Whether sums of this layer's taps are taken rather than its kernel.
 fn is_summed(layer: &Layer, arithmetic: Arithmetic) -> bool {
-    (follows_upsampling(layer) && arithmetic.upsampling != Upsampling::Direct) || folds_skip(layer, arithmetic)
+    (layer.input == Input::Upsampled && arithmetic.upsampling != Upsampling::Direct) || folds_skip(layer, arithmetic)
 }
 
 /// Whether the second half of this layer's inputs is the skip, and is computed at 8x8.
 fn folds_skip(layer: &Layer, arithmetic: Arithmetic) -> bool {
-    let takes_skip = layer.inputs == 2 * layer.outputs && matches!(layer.kind, LayerKind::Conv { stride: 1 });
     // Below 32 pixels the nine kernels cost as much as they save.
-    arithmetic.skip == Skip::Folded && takes_skip && layer.resolution >= 32
+    arithmetic.skip == Skip::Folded && layer.input == Input::WithSkip && layer.resolution >= 32
 }
 
 #[derive(Debug)]
