@@ -92,8 +92,10 @@ unsafe extern "C" {
         epsilon: f64,
     ) -> c_int;
     pub fn began_bias_elu(y: *const RawTensor, bias: *const RawTensor) -> *mut RawTensor;
-    pub fn began_has_kernels(device: c_int, bfloat16: c_int) -> c_int;
-    pub fn began_compile_kernels(major: c_int, minor: c_int, bfloat16: c_int) -> i64;
+    pub fn began_has_kernels(device: c_int) -> c_int;
+    pub fn began_compile_kernels(major: c_int, minor: c_int) -> *mut RawTensor;
+    pub fn began_order_on_host(order: c_int) -> c_int;
+    pub fn began_launches_on_host() -> u64;
     pub fn began_channels_last(tensor: *const RawTensor) -> *mut RawTensor;
     pub fn began_deterministic() -> c_int;
     pub fn began_tf32(allowed: c_int) -> c_int;
@@ -107,4 +109,6 @@ unsafe extern "C" {
     pub fn began_torch_version() -> *const c_char;
     pub fn began_cpu_capability() -> *const c_char;
     pub fn began_load_cuda() -> c_int;
+    pub fn began_profiler_start(cuda: c_int) -> c_int;
+    pub fn began_profiler_stop(path: *const c_char) -> c_int;
 }

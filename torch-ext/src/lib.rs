@@ -7,13 +7,14 @@ mod ffi;
 pub mod fused;
 pub mod gloo;
 pub mod nccl;
+pub mod profiler;
 mod runtime;
 pub mod stream;
 mod tensor;
 
 pub use runtime::{
-    GpuMemory, cpu_capability, deterministic, gpu_memory, gpu_total, keep_memory, load_cuda, single_threaded, tf32,
-    torch_version,
+    GpuMemory, cpu_capability, deterministic, exit, gpu_memory, gpu_total, keep_memory, load_cuda, single_threaded,
+    tf32, torch_version,
 };
 pub use tensor::{add_scaled_, channels_last, foreach_copy_, fused_adam_, grad, pinned, to_host};
 

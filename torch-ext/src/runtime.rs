@@ -1,6 +1,9 @@
 //! libtorch's switches for a process: threads, determinism, CUDA.
 
 use std::ffi::CStr;
+use std::io::Write;
+use std::process;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::{TorchError, ffi};
 
@@ -71,13 +74,34 @@ pub fn gpu_total(index: usize) -> Result<i64, TorchError> {
     Ok(total)
 }
 
+/// Whether [`load_cuda`] has loaded the library.
+static CUDA_IS_LOADED: AtomicBool = AtomicBool::new(false);
+
 /// Loads `libtorch_cuda.so`, which is not linked to, so that one binary serves machines with and without GPUs.
 ///
 /// # Errors
 /// Where it does not load, with the loader's words.
 pub fn load_cuda() -> Result<(), TorchError> {
     // SAFETY: no arguments; the library registers its kernels with libtorch when loaded.
-    TorchError::check(unsafe { ffi::began_load_cuda() })
+    TorchError::check(unsafe { ffi::began_load_cuda() })?;
+    CUDA_IS_LOADED.store(true, Ordering::Relaxed);
+    Ok(())
+}
+
+/// Ends the process with this code. Where libtorch's CUDA part is loaded no destructor of a library runs: those of libtorch may
+/// abort a process whose threads still hold tensors of a GPU.
+pub fn exit(code: u8) -> ! {
+    if CUDA_IS_LOADED.load(Ordering::Relaxed) {
+        exit_at_once(code);
+    }
+    process::exit(code.into())
+}
+
+/// Writes what standard output holds, and ends the process without its destructors.
+fn exit_at_once(code: u8) -> ! {
+    let _ = std::io::stdout().flush();
+    // SAFETY: ends the process; nothing of this program waits for being dropped.
+    unsafe { nix::libc::_exit(code.into()) }
 }
 
 /// The version of libtorch this was compiled against.
@@ -92,4 +116,33 @@ pub fn torch_version() -> &'static str {
 pub fn cpu_capability() -> &'static str {
     // SAFETY: a static of the shim, NUL-terminated and there for good.
     unsafe { CStr::from_ptr(ffi::began_cpu_capability()) }.to_str().unwrap_or("unknown")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VARIABLE: &str = "BEGAN_TEST_EXITS_AT_ONCE";
+
+    extern "C" fn at_exit() {
+        println!("a destructor ran");
+        let _ = std::io::stdout().flush();
+    }
+
+    #[test]
+    fn an_exit_at_once_writes_what_was_printed_and_runs_no_destructor() -> Result<(), Box<dyn std::error::Error>> {
+        if std::env::var_os(VARIABLE).is_some() {
+            // SAFETY: registers a function that prints.
+            assert_eq!(unsafe { nix::libc::atexit(at_exit) }, 0);
+            print!("printed without a line's end");
+            exit_at_once(7);
+        }
+        let name = "runtime::tests::an_exit_at_once_writes_what_was_printed_and_runs_no_destructor";
+        let mut command = process::Command::new(std::env::current_exe()?);
+        let out = command.args(["--exact", name, "--nocapture"]).env(VARIABLE, "1").output()?;
+        let text = String::from_utf8_lossy(&out.stdout);
+        assert_eq!(out.status.code(), Some(7), "{text}");
+        assert!(text.contains("printed without a line's end") && !text.contains("a destructor ran"), "{text}");
+        Ok(())
+    }
 }

@@ -1,7 +1,5 @@
 //! The `trainer` command.
 
-use std::process::ExitCode;
-
 use clap::{Parser, Subcommand};
 use trainer::commands::{
     bench::Bench, conform::Conform, describe::Describe, evaluate::Evaluate, export::Export, features::Features,
@@ -31,7 +29,7 @@ enum Command {
     Run(Run),
 }
 
-fn main() -> ExitCode {
+fn main() {
     let cli = Cli::parse();
     tracing_subscriber::fmt()
         .with_env_filter(
@@ -55,11 +53,8 @@ fn main() -> ExitCode {
         Command::Bench(command) => command.run().map(|()| 0),
         Command::Run(command) => command.run(),
     };
-    match done {
-        Ok(code) => ExitCode::from(code),
-        Err(error) => {
-            eprintln!("trainer: {error:#}");
-            ExitCode::from(1)
-        }
-    }
+    torch_ext::exit(done.unwrap_or_else(|error| {
+        eprintln!("trainer: {error:#}");
+        1
+    }))
 }

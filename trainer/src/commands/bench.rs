@@ -8,7 +8,7 @@ mod coordinator;
 mod scaling;
 mod stages;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -19,6 +19,7 @@ use began_data::{Manifest, prepare};
 use began_proto::v1 as wire;
 use began_session::News;
 use tch::Device;
+use torch_ext::profiler::Trace;
 use torch_ext::stream::Stream;
 
 use self::ceilings::Ceilings;
@@ -35,6 +36,9 @@ use crate::reduction_thread::ReductionThread;
 use crate::session::{Incoming, from_wire};
 use crate::state::State;
 use crate::training::{Generation, Trainer};
+
+/// Steps that a trace takes.
+const TRACED: u64 = 2;
 
 /// Time the step of training.
 #[derive(Debug, clap::Args)]
@@ -81,6 +85,9 @@ pub struct Bench {
     /// Leave out what the device can do, the time by stage and the scaling model.
     #[arg(long)]
     brief: bool,
+    /// Record one more step with libtorch's profiler, into this file: JSON in Chrome's trace format.
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
     #[command(flatten)]
     links: Links,
 }
@@ -170,6 +177,7 @@ impl Bench {
         if self.no_coordinator {
             let times: Vec<_> =
                 (0..self.rounds).map(|_| self.round(&mut without, &mut generation)).collect::<Result<_>>()?;
+            self.record(&mut without, &mut generation)?;
             drop(generation);
             self.print("alone", &times, &name, arithmetic, self.detail(&mut state, arithmetic, median(&times))?);
             return Ok(());
@@ -200,6 +208,7 @@ impl Bench {
                 }
             }
         }
+        self.record(&mut without, &mut generation)?;
         drop((generation, with_generation));
         let detail = self.detail(&mut state, arithmetic, median(&alone_times))?;
         self.print("alone", &alone_times, &name, arithmetic, detail);
@@ -274,7 +283,7 @@ impl Bench {
         config.objective.carry_steps = 0;
         config.run.batch = self.batch;
         config.run.lanes = self.lanes;
-        config.run.steps = self.warmup + self.iters * self.rounds + 1;
+        config.run.steps = self.warmup + self.iters * self.rounds + 1 + TRACED;
         (config.run.checkpoint_every, config.run.sample_every, config.run.digest_every) = (0, 0, 0);
         config.data.path = data.display().to_string();
         config.validate()?;
@@ -308,6 +317,21 @@ impl Bench {
         step(trainer, generation, self.iters)?;
         Stream::current(trainer.device)?.synchronize()?;
         Ok(started.elapsed().as_secs_f64() / self.iters as f64)
+    }
+
+    /// A trace of one step, where one was asked for.
+    fn record(&self, trainer: &mut Trainer<'_>, generation: &mut Generation<'_>) -> Result<()> {
+        let Some(path) = &self.trace else { return Ok(()) };
+        // On a GPU the first recording has the profiler's own start in it.
+        for last in [false, true] {
+            let trace = Trace::start(trainer.device).context("libtorch's profiler")?;
+            step(trainer, generation, 1)?;
+            Stream::current(trainer.device)?.synchronize()?;
+            if last {
+                trace.save(path).with_context(|| format!("cannot write the trace {}", path.display()))?;
+            }
+        }
+        Ok(())
     }
 
     fn print(&self, variant: &str, times: &[f64], device: &str, arithmetic: Arithmetic, detail: Option<Detail>) {
