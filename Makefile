@@ -9,7 +9,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 DEMO ?= runs/demo
 
-.PHONY: help setup build image demo test test-kubernetes kubernetes-manifests test-slurm campaign study lint doc bench bench-recovery bench-coordinator bench-cost chaos conform gpu-check oracles clean
+.PHONY: help setup build image demo test test-kubernetes kubernetes-manifests test-slurm campaign study lint doc bench bench-recovery bench-coordinator bench-cost chaos conform gpu-pack gpu-check gpu-rehearsal oracles clean
 
 help: ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -92,8 +92,14 @@ chaos: build ## 10,000 simulated histories, then a real run through 100 random f
 	@bin/simulate --histories $${HISTORIES:-10000}
 	@$(PYTHON) benches/chaos.py
 
-gpu-check: build ## pack what a GPU machine needs into gpu-pack/, and check everything there if this is one
+gpu-pack: build ## pack what a GPU machine needs into gpu-pack.tar.xz; prints the line that runs it there
 	@$(PYTHON) gpu/pack.py
+
+gpu-check: build ## the same, and check everything that needs a GPU if this machine has one
+	@$(PYTHON) gpu/pack.py --check
+
+gpu-rehearsal: gpu-pack ## the GPU check from nothing but its archive, on a CPU, whole and broken on purpose (5 GB from PyPI)
+	@$(PYTHON) gpu/rehearsal.py
 
 conform: build ## the step against fixtures made by PyTorch
 	@for fixture in tests/fixtures/*.safetensors; do bin/trainer conform $$fixture --quiet || exit 1; done

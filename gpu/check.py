@@ -1,265 +1,188 @@
 #!/usr/bin/env python3
-"""All that needs a GPU, in under 8 minutes, on one GPU with torch 2.11: tests, conformance, exactness, a kill, speed.
+"""All that needs a GPU, on one GPU with torch 2.11, in blocks: each with a bound of its own, its results written as soon as it is over.
 
-Writes gpu-check.json and gpu-check.txt into --out. Ends with 0 if everything held. A check that fails does not keep the others from
-running; one that no time is left for is skipped, and said so.
+Writes into --out, at most 8 files: NAME.json and NAME.log of the last blocks, results.tar.gz with those of all blocks, and gpu.md, the
+table that is printed last. A block that fails, hangs or is killed does not keep the others from running. Ends with 0 if everything
+held, with 1 if something did not, with 2 if the command is wrong.
 """
 import argparse
-import contextlib
-import json
-import os
 import pathlib
 import shutil
 import signal
-import sqlite3
-import statistics
-import subprocess
 import sys
 import tempfile
 import time
+import traceback
 
-HERE = pathlib.Path(__file__).resolve().parent
-BIN = HERE / "bin"
-# Seconds for everything.
-BUDGET = 460.0
-# Of the runs that are compared to the bit.
-STEPS = 200
+import blocks
+import page
+import programs
+from results import Store
 
-
-class Failed(Exception):
-    pass
+# Seconds for everything, and for --quick.
+BUDGET, QUICK = 540.0, 150.0
 
 
-class Checks:
-    def __init__(self, budget):
-        self.began, self.budget, self.results = time.monotonic(), budget, []
+class Interrupted(BaseException):
+    """Somebody wants this to end."""
+
+
+class Block:
+    """A block while it runs: its checks, its log and its time."""
+
+    def __init__(self, name, limit, store):
+        self.name, self.limit, self.store, self.began = name, limit, store, time.monotonic()
+        self.log, self.checks = store.log(name), []
+        self.log.touch()
 
     def left(self):
-        return self.budget - (time.monotonic() - self.began)
+        """Seconds of the block's own bound."""
+        return self.limit - (time.monotonic() - self.began)
 
     def check(self, name, seconds, work):
-        """Runs one check in at most that many seconds."""
-        if self.left() < seconds / 3:
-            self.results.append({"check": name, "outcome": "skipped", "why": "no time is left"})
-            print(f"SKIP {name}: no time is left", flush=True)
-            return
-        began = time.monotonic()
+        """One check in at most so many seconds: `work(seconds)` gives what was found. What was found, or nothing."""
+        began, given, found = time.monotonic(), min(seconds, self.left()), None
+        if given < min(1.0, seconds / 2):
+            self.add(name, "skipped", f"no time is left of the block's {self.limit:.0f} s", 0.0, None)
+            return None
         try:
-            found, outcome, why = work(min(seconds, self.left())), "passed", ""
-        except subprocess.TimeoutExpired as error:
-            found, outcome, why = None, "failed", f"not over after {error.timeout:.0f} s"
-        except Exception as error:  # every failure is a result
-            found, outcome, why = None, "failed", f"{type(error).__name__}: {error}"[-3000:]
-        took = time.monotonic() - began
-        self.results.append({"check": name, "outcome": outcome, "why": why, "seconds": round(took, 1), "found": found})
-        print(f"{outcome.upper()[:4]} {name} ({took:.1f} s) {why}", flush=True)
+            found, outcome, why = work(given), "passed", ""
+        except blocks.OnlyOnGpu as reason:
+            outcome, why, found = "needs a GPU", str(reason), reason.found
+        except programs.Failed as error:
+            outcome, why, found = "failed", str(error), error.found
+        except Exception as error:  # a fault of the check itself is a result too
+            outcome, why = "failed", f"{type(error).__name__}: {error}"
+            self.say(traceback.format_exc())
+        self.add(name, outcome, why, time.monotonic() - began, found)
+        return found if outcome == "passed" else None
+
+    def add(self, name, outcome, why, seconds, found):
+        """A check that is over; the block's files know of it at once."""
+        row = {"check": name, "outcome": outcome, "why": why, "seconds": round(seconds, 1), "found": found}
+        self.checks.append(row)
+        print(f"  {outcome:<11} {name} ({seconds:.1f} s) {why[:300]}", flush=True)
+        self.store.block(self.record())
+
+    def say(self, text):
+        """Into the block's log."""
+        with open(self.log, "a") as log:
+            log.write(f"{text}\n")
+
+    def record(self):
+        """What is known of it."""
+        bad = [check for check in self.checks if check["outcome"] in ("failed", "skipped")]
+        outcome = "failed" if bad else "passed"
+        if not bad and self.checks and all(check["outcome"] == "needs a GPU" for check in self.checks):
+            outcome = "needs a GPU"
+        why = "; ".join(f"{check['check']}: {check['why']}" for check in bad)
+        return {"block": self.name, "outcome": outcome, "why": why, "seconds": round(time.monotonic() - self.began, 1),
+                "bound_s": round(self.limit, 1), "checks": self.checks}
 
 
-def environment(**more):
-    import torch
-    library = pathlib.Path(torch.__file__).parent / "lib"
-    paths = [str(library), os.environ.get("LD_LIBRARY_PATH", "")]
-    env = {key: value for key, value in os.environ.items() if not key.startswith("BEGAN_")}
-    return env | {"LD_LIBRARY_PATH": ":".join(path for path in paths if path), "LIBTORCH": str(library.parent)} | more
-
-
-def run(command, seconds, **more):
-    """stdout of a program that ends well; its whole group is gone afterwards, however it went."""
-    process = subprocess.Popen([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                               env=environment(**more), start_new_session=True)
+def run_block(plan, limit, store, setting, records):
+    """Runs a block; its record is one more of `records`, whatever becomes of it."""
+    block = Block(plan.name, limit, store)
+    print(f"BLOCK {plan.name}: {plan.about}, at most {limit:.0f} s", flush=True)
     try:
-        out, _ = process.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        end_group(process)
+        plan.work(block, setting)
+    except Interrupted:
+        block.add("the whole of it", "failed", "interrupted", time.monotonic() - block.began, None)
         raise
-    if process.returncode:
-        raise Failed(f"{' '.join(map(str, command))} ended with {process.returncode}: {out[-2500:]}")
-    return out
+    except Exception as error:  # nothing may hide the blocks that follow
+        block.say(traceback.format_exc())
+        block.add("the whole of it", "failed", f"{type(error).__name__}: {error}", time.monotonic() - block.began, None)
+    finally:
+        left = programs.end_left_over()
+        if left:
+            block.say(f"{left} processes were left behind and have been ended")
+        record = block.record()
+        records.append(record)
+        store.block(record)
+        print(f"{record['outcome'].upper()} {plan.name} in {record['seconds']} s {record['why'][:300]}", flush=True)
 
 
-def end_group(process):
-    for kind in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, kind)
-        except ProcessLookupError:
-            return
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            pass
+def skipped(plan, why, store):
+    """A block that was not begun."""
+    record = {"block": plan.name, "outcome": "skipped", "why": why, "seconds": 0.0, "bound_s": 0.0, "checks": []}
+    print(f"SKIPPED {plan.name}: {why}", flush=True)
+    store.block(record)
+    return record
 
 
-def lines(out):
-    return [json.loads(line) for line in out.splitlines() if line.startswith("{")]
-
-
-def machine(_):
-    import torch
-    if not torch.cuda.is_available():
-        raise Failed("torch sees no GPU")
-    name = torch.cuda.get_device_name(0)
-    driver = subprocess.run(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"], text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout.strip()
-    return {"gpu": name, "driver": driver, "torch": torch.__version__, "cuda": torch.version.cuda,
-            "nccl": ".".join(map(str, torch.cuda.nccl.version())), "cudnn": torch.backends.cudnn.version(),
-            "commit": (HERE / "commit").read_text().strip()}
-
-
-def conform(fixture, *flags):
-    def work(seconds):
-        return run([BIN / "trainer", "conform", fixture, "--quiet", "--device", "cuda", *flags], seconds).strip()[-400:]
-    return work
-
-
-def training(folder, name, gpus, steps, *flags):
-    settings = {"run.lanes": 4, "run.batch": 4, "run.steps": steps, "model.filters": 16, "model.latent": 16,
-                "run.digest_every": 10, "run.checkpoint_every": 20, "run.sample_every": 0}
-    command = [BIN / "launcher", "--nodes", 1, "--gpus", gpus, "--device", "cuda", "--share-gpu", "--data",
-               HERE / "data/faces-32", "--run", folder / name, *flags]
-    for key, value in settings.items():
-        command += ["--set", f"{key}={value}"]
-    return [str(word) for word in command]
-
-
-def digest(folder, name):
-    return run([BIN / "launcher", "digest", folder / name], 20).strip()
-
-
-def exact(folder, gpus):
-    def work(seconds):
-        run(training(folder, f"of-{gpus}", gpus, STEPS), seconds)
-        found = digest(folder, f"of-{gpus}")
-        first = digest(folder, "of-1")
-        if found != first:
-            raise Failed(f"{gpus} trainers: {found}; one trainer: {first}")
-        return found
-    return work
-
-
-def killed(folder):
-    """A kill -9 of one of four in the middle: the digest is the undisturbed one."""
-    def work(seconds):
-        command = training(folder, "killed", 4, STEPS)
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment(),
-                                   start_new_session=True)
-        try:
-            deadline, struck = time.monotonic() + seconds, False
-            while process.poll() is None and time.monotonic() < deadline:
-                if not struck and recorded(folder / "killed") >= STEPS // 5:
-                    for pid in victims(folder / "killed")[1:2]:
-                        os.kill(pid, signal.SIGKILL)
-                        struck = True
-                time.sleep(0.05)
-            if process.poll() is None:
-                raise subprocess.TimeoutExpired(command, seconds)
-            out = process.stdout.read()
-            if process.returncode or not struck:
-                raise Failed(f"struck: {struck}, ended with {process.returncode}: {out[-2000:]}")
-        finally:
-            end_group(process)
-        found, golden = digest(folder, "killed"), digest(folder, "of-1")
-        if found != golden:
-            raise Failed(f"after a kill: {found}; undisturbed: {golden}")
-        return found
-    return work
-
-
-def recorded(folder):
-    """Steps in the journal of a run."""
+def run_all(plans, budget, store, setting):
+    """Every block in its order. None takes the time that those after it need at least."""
+    deadline, records = time.monotonic() + budget, []
     try:
-        with contextlib.closing(sqlite3.connect(f"file:{folder}/run.db?mode=ro", uri=True)) as journal:
-            return journal.execute("select count(*) from steps").fetchone()[0]
-    except sqlite3.Error:
-        return 0
+        for at, plan in enumerate(plans):
+            left = deadline - time.monotonic()
+            reserved = sum(later.least for later in plans[at + 1:])
+            # Where there is less than all need, each has its share.
+            share = max(left * plan.least / (plan.least + reserved), min(left, 2.0))
+            limit = min(plan.bound * setting.patience, max(left - reserved, share))
+            if limit < 1.0:
+                records.append(skipped(plan, f"no time is left of {budget:.0f} s", store))
+            else:
+                run_block(plan, limit, store, setting, records)
+    except Interrupted:
+        records += [skipped(plan, "interrupted", store) for plan in plans[len(records):]]
+    return records
 
 
-def victims(folder):
-    """Processes of trainers of this run, by their command lines."""
-    found = []
-    for entry in pathlib.Path("/proc").iterdir():
-        try:
-            words = (entry / "cmdline").read_bytes().split(b"\0") if entry.name.isdigit() else []
-        except OSError:
-            continue
-        if len(words) > 1 and words[0].endswith(b"trainer") and words[1] == b"run" and str(folder).encode() in words:
-            found.append(int(entry.name))
-    return sorted(found)
-
-
-def bench(precision, batch, *flags):
-    def work(seconds):
-        shape = ["--size", 128, "--filters", 128, "--latent", 64, "--batch", batch]
-        command = [BIN / "trainer", "bench", "--device", "cuda", "--precision", precision, "--no-coordinator", *shape,
-                   "--warmup", 5, "--iters", 10, "--rounds", 5, *flags]
-        return lines(run(command, seconds))
-    return work
-
-
-def reference(batch, variants):
-    def work(seconds):
-        command = [sys.executable, HERE / "began_torch.py", "bench", "--device", "cuda", "--size", 128, "--filters", 128,
-                   "--batch", batch, "--variants", variants]
-        return lines(run(command, seconds))
-    return work
-
-
-def page(checks):
-    """One page of text."""
-    found = {result["check"]: result.get("found") for result in checks.results}
-    out = ["began: GPU check", ""]
-    out += [f"{key}: {value}" for key, value in (found.get("machine") or {}).items()]
-    out += ["", *(f"{r['outcome']:<8} {r['check']}  {r.get('seconds', '')} {r['why'][:300]}" for r in checks.results), ""]
-    for result in checks.results:
-        for line in result.get("found") or []:
-            if isinstance(line, dict) and "images_per_s" in line:
-                out.append(f"{result['check']:<34} {line.get('variant', ''):<36} {line['images_per_s']:>10.1f} images/s")
-    ours = {name: best(rows) for name, rows in found.items() if name.startswith("bench ")}
-    for batch in (16, 64):
-        theirs = {row["variant"]: row["images_per_s"] for name, rows in found.items()
-                  if name.startswith(f"PyTorch, batch {batch}") for row in rows or [] if "images_per_s" in row}
-        mine = ours.get(f"bench bf16, batch {batch}")
-        for variant, speed in theirs.items():
-            if mine:
-                out.append(f"batch {batch}: began bf16 is {mine / speed:.2f} times {variant}")
-    return "\n".join(out) + "\n"
-
-
-def best(rows):
-    speeds = [row["images_per_s"] for row in rows or [] if isinstance(row, dict) and "images_per_s" in row]
-    return statistics.median(speeds) if speeds else None
+def chosen(parser, arguments):
+    """The blocks that were asked for."""
+    names = [plan.name for plan in blocks.PLANS]
+    if arguments.only:
+        wanted = arguments.only.split(",")
+        unknown = [name for name in wanted if name not in names]
+        if unknown:
+            parser.error(f"--only: no block is called {', '.join(unknown)}; there are {', '.join(names)}")
+        return [plan for plan in blocks.PLANS if plan.name in wanted]
+    return [plan for plan in blocks.PLANS if plan.quick or not arguments.quick]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("."))
-    parser.add_argument("--budget", type=float, default=BUDGET, help="seconds for everything")
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="where results go")
+    parser.add_argument("--budget", type=float, help=f"seconds for everything ({BUDGET:.0f}; with --quick {QUICK:.0f})")
+    parser.add_argument("--only", metavar="NAME,...", help="these blocks alone: " + ", ".join(plan.name for plan in blocks.PLANS))
+    parser.add_argument("--quick", action="store_true", help="machine, correctness and one bench alone")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda",
+                        help="cpu: rehearse every block on tiny sizes, the double of NCCL standing in for it")
     a = parser.parse_args()
-    a.out.mkdir(parents=True, exist_ok=True)
-    checks = Checks(a.budget)
+    budget = a.budget if a.budget is not None else QUICK if a.quick else BUDGET
+    if not budget > 0:
+        parser.error(f"--budget must be above 0, got {budget:g}")
+    plans = chosen(parser, a)
+
+    def interrupt(*_):
+        raise Interrupted
+
+    signal.signal(signal.SIGTERM, interrupt)
+    signal.signal(signal.SIGINT, interrupt)
     folder = pathlib.Path(tempfile.mkdtemp(prefix="began-gpu-"))
     try:
-        checks.check("machine", 30, machine)
-        if checks.results[-1]["outcome"] == "passed":
-            checks.check("nccl-rs on the GPU", 40, lambda s: run([BIN / "nccl-device-tests"], s).strip()[-600:])
-            for fixture in sorted((HERE / "fixtures").glob("*.safetensors")):
-                checks.check(f"conform {fixture.stem}, f64, 1e-9", 40, conform(fixture, "--tolerance", "1e-9"))
-                checks.check(f"conform {fixture.stem}, f32, 1e-4", 40, conform(fixture, "--precision", "f32"))
-            for gpus in (1, 2, 4):
-                checks.check(f"the same bits: {gpus} sharing the GPU", 90, exact(folder, gpus))
-            checks.check("the same bits after a kill -9 of one of four", 100, killed(folder))
-            for batch in (16, 64):
-                checks.check(f"bench bf16, batch {batch}", 60, bench("bf16", batch))
-                checks.check(f"PyTorch, batch {batch}", 90, reference(
-                    batch, "separate/tf32,shared-forward/bf16+nhwc+compile,single-backward/bf16+nhwc+compile"))
-            checks.check("bench tf32, batch 16", 40, bench("tf32", 16, "--brief"))
-            checks.check("bench f32, batch 16", 40, bench("f32", 16, "--brief"))
+        (folder / "results").mkdir()
+        store = Store(a.out, folder / "results")
+        setting = blocks.Setting(a.device, a.quick, folder, store)
+        records = run_all(plans, budget, store, setting)
+        try:
+            text = page.page(records, setting)
+        except Exception:  # the archive has everything all the same
+            text = f"## GPU check\n\nThe page could not be made:\n\n{traceback.format_exc()}"
+            store.trouble("the page could not be made")
+        store.page(text)
+        store.archive()
+        print(f"\n{text}", flush=True)
     finally:
+        programs.end_left_over()
         shutil.rmtree(folder, ignore_errors=True)
-    (a.out / "gpu-check.json").write_text(json.dumps(checks.results, indent=1))
-    text = page(checks)
-    (a.out / "gpu-check.txt").write_text(text)
-    print(text)
-    sys.exit(0 if all(result["outcome"] == "passed" for result in checks.results) else 1)
+    bad = [record["block"] for record in records if record["outcome"] in ("failed", "skipped")]
+    if bad or store.troubles:
+        what = ([f"blocks: {', '.join(bad)}"] if bad else []) + [f"results: {trouble}" for trouble in store.troubles[:1]]
+        print(f"check: not everything held: {'; '.join(what)}")
+        sys.exit(1)
+    print("check: everything held" + ("" if a.device == "cuda" else " that a CPU can show"))
 
 
 if __name__ == "__main__":
