@@ -19,8 +19,8 @@ from programs import BIN, HERE, Failed, Running, line_with, run, torch_folder
 
 DOUBLE = HERE / "lib/libnccl_double.so"
 PYTHON = sys.executable
-# Of the runs that are compared to the bit.
-STEPS = 200
+# Of the runs that are compared to the bit. Processes that share a GPU take turns on it: a step of four takes a tenth of a second.
+STEPS = 80
 # What a test prints where there is no GPU; on a machine without one that is expected.
 NO_GPU = "skipped: no GPU"
 
@@ -40,7 +40,7 @@ class Setting:
         self.device, self.quick, self.folder, self.store = device, quick, folder, store
         self.cuda = device == "cuda"
         # Programs at a time where they are not timed.
-        self.together = 4 if self.cuda else 2
+        self.together = 6 if self.cuda else 2
         # A CPU with two cores is given more time.
         self.patience = 1 if self.cuda else 6
         self.shape = dict(zip(("size", "filters", "latent"), (128, 128, 64) if self.cuda else (32, 4, 8)))
@@ -99,7 +99,7 @@ def whole():
 
 def about(seconds, block, setting):
     if torch_folder() is None:
-        raise Failed(f"{PYTHON} has no torch")
+        raise Failed(f"{PYTHON} has no torch: install torch=={manifest()['torch']} there, or put a Python that has it first in PATH")
     command = [PYTHON, HERE / "machine.py", "--device", setting.device, "--cudnn", setting.store.work / "cudnn-device.json"]
     found = run(command, seconds, block.log).well().rows()[-1] | {"commit": manifest()["commit"]}
     if not found["torch"].startswith(manifest()["torch"]):
@@ -169,6 +169,9 @@ def fixture(seconds, block, setting):
 def conforms(block, setting, cases):
     """`trainer conform` for each case, several at a time."""
     for at in range(0, len(cases), setting.together):
+        if block.left() < 1:
+            block.add(f"{len(cases) - at} more of conform", "skipped", "no time is left in this block", 0.0, None)
+            return
         running = []
         for number, (path, precision, way) in enumerate(cases[at:at + setting.together]):
             command = [BIN / "trainer", "conform", path, "--quiet", "--device", setting.device, "--precision", precision, *way]
@@ -319,6 +322,9 @@ def trainers_of(folder):
     return sorted(found)
 
 
+# So many of PyTorch's variants are timed at the larger batch too.
+STRONGEST = 4
+
 # --- speed -----------------------------------------------------------------------------------------------------------------------
 
 def bench(block, setting):
@@ -373,14 +379,28 @@ def pytorch(block, setting):
     if names and not setting.cuda:
         names.append("single-backward/bf16w+nhwc+foreach+graph")
     cache = {"TORCHINDUCTOR_CACHE_DIR": str(setting.folder / "inductor")}
-    # On a CPU compiling takes most of the time.
-    plans = [(batch, name) for batch in setting.batches[:2 if setting.cuda else 1] for name in reversed(names or [])]
-    compiled = [plan for plan in plans if "compile" in plan[1] or "autotune" in plan[1]]
-    block.check(f"compiling {len(compiled)} of them", 90 * setting.patience, lambda seconds: warmed(compiled, seconds, block, setting, cache))
+    # The strongest first, at each batch; on a CPU, where compiling takes most of the time, at one.
+    batches = setting.batches[:2 if setting.cuda else 1]
+    plans = [(batch, name) for name in reversed(names or []) for batch in batches]
+    # Of the larger batch the strongest alone.
+    plans = [plan for at, plan in enumerate(plans) if plan[0] == batches[0] or at < 2 * STRONGEST]
+    compiled = to_compile(plans)
+    block.check(f"compiling {len(compiled)} of them", min(90 * setting.patience, 0.45 * block.left()), lambda seconds: warmed(compiled, seconds, block, setting, cache))
     for batch, name in plans:
         times = ("--warmup", 5, "--iters", 10, "--rounds", 5) if setting.cuda else ("--warmup", 1, "--iters", 1, "--rounds", 1)
         block.check(f"{name}, batch {batch}", 40 * setting.patience, lambda seconds, batch=batch, name=name, times=times: variant(run(
             reference(setting, name, batch, times), seconds, block.log, **cache), setting))
+
+
+def to_compile(plans):
+    """One variant of those that compile the same: a CUDA graph is recorded of what is compiled, and cannot be kept."""
+    found = {}
+    for batch, name in plans:
+        words = name.split("+")
+        if {"compile", "autotune", "whole"} & set(words):
+            found.setdefault((batch, *(word for word in words if word not in ("graph", "capturable"))), (batch, name))
+    # Those of one batch together: it decides how much memory they take.
+    return sorted(found.values())
 
 
 def reference(setting, name, batch, times):
@@ -390,10 +410,11 @@ def reference(setting, name, batch, times):
 def warmed(plans, seconds, block, setting, cache):
     """Compiles the variants; one that cannot be is seen when it is timed."""
     deadline, late = time.monotonic() + seconds, []
-    for at in range(0, len(plans), setting.together):
+    together = min(setting.together, 4)
+    for at in range(0, len(plans), together):
         running = [(name, Running(reference(setting, name, batch, ("--warmup", 1, "--iters", 1, "--rounds", 1)),
                                   setting.folder / f"warm-{number}.log", **cache))
-                   for number, (batch, name) in enumerate(plans[at:at + setting.together])]
+                   for number, (batch, name) in enumerate(plans[at:at + together])]
         for name, program in running:
             ended = program.wait(max(deadline - time.monotonic(), 0.1))
             block.say(f"$ {ended.command}\n{ended.out}")
@@ -445,7 +466,8 @@ def counted(launches, seconds, block, setting):
         raise OnlyOnGpu("ncu reads a GPU's counters", traces.of_ncu(ended.out))
     if not ncu:
         raise Failed("ncu is not on the PATH")
-    ended = run([ncu, *options, *step], seconds, block.log)
+    # ncu prints its table when the program ends: so the program is ended, if need be, and not ncu.
+    ended = run([ncu, *options, "timeout", "-s", "KILL", max(int(seconds - 8), 5), *step], seconds, block.log)
     (setting.store.work / "ncu.csv.gz").write_bytes(gzip.compress(ended.out.encode()))
     if '"ID"' not in ended.out:
         ended.well()
@@ -453,12 +475,12 @@ def counted(launches, seconds, block, setting):
 
 
 PLANS = [
-    Plan("machine", "what the machine is and can do", 40, 10, machine, quick=True),
+    Plan("machine", "what the machine is and can do", 70, 20, machine, quick=True),
     Plan("correctness", "kernels, NCCL, every tensor of the step against PyTorch's f64", 110, 45, correctness, quick=True),
     Plan("digest", "one trainer twice: the same bits", 70, 25, digests),
     Plan("bench", "began's step", 110, 40, bench, quick=True),
     Plan("convolutions", "19 shapes, three operations, two ways to choose the kernel", 110, 40, convolutions),
     Plan("sharing", "two and four trainers on one GPU, and a kill", 90, 45, sharing),
-    Plan("pytorch", "the same step in PyTorch", 190, 80, pytorch),
-    Plan("profile", "one step, launch by launch", 60, 35, profile),
+    Plan("pytorch", "the same step in PyTorch", 190, 130, pytorch),
+    Plan("profile", "one step, launch by launch", 70, 45, profile),
 ]

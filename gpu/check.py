@@ -173,7 +173,8 @@ def main():
             store.trouble("the page could not be made")
         store.page(text)
         store.archive()
-        print(f"\n{text}", flush=True)
+        # The blocks once more at the end, where a page that is cut off still has them.
+        print("\n".join(["", text, *page.summary(records)]), flush=True)
     finally:
         programs.end_left_over()
         shutil.rmtree(folder, ignore_errors=True)

@@ -118,7 +118,7 @@ def tracked():
 
 def has_gpu():
     gpus = pathlib.Path("/proc/driver/nvidia/gpus")
-    return shutil.which("nvidia-smi") is not None or gpus.is_dir() and any(gpus.iterdir())
+    return pathlib.Path("/dev/nvidia0").exists() or gpus.is_dir() and any(gpus.iterdir())
 
 
 def main():

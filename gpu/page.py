@@ -1,6 +1,8 @@
 """The check on one page of Markdown: every block, what failed and why, and the figures."""
 import statistics
 
+import traces
+
 
 def table(head, rows):
     """Lines of a Markdown table; nothing without rows."""
@@ -20,15 +22,19 @@ def page(records, setting):
     """All of it."""
     out = ["## GPU check" if setting.cuda else "## GPU check, rehearsed on a CPU: no figure here says anything about a GPU", ""]
     out += machine(found_in(records, "machine", dict).get("the machine"))
-    out += table(["block", "outcome", "seconds", "bound", "checks", "what was seen"], [
-        [record["block"], record["outcome"], f"{record['seconds']:.1f}", f"{record['bound_s']:.0f}", counts(record), (record["why"] or "")[:240]]
-        for record in records])
-    out += failures(records)
+    out += summary(records)
     out += conformance(found_in(records, "correctness", dict))
     out += speed(records)
     out += convolutions(found_in(records, "convolutions", list).get("19 shapes") or [])
     out += step(found_in(records, "profile", dict))
     return "\n".join(out)
+
+
+def summary(records):
+    """Every block in a line, and what did not hold."""
+    return table(["block", "outcome", "seconds", "bound", "checks", "what was seen"], [
+        [record["block"], record["outcome"], f"{record['seconds']:.1f}", f"{record['bound_s']:.0f}", counts(record), (record["why"] or "")[:240]]
+        for record in records]) + failures(records)
 
 
 def counts(record):
@@ -94,12 +100,17 @@ def convolutions(rows):
         if first and best:
             lost.setdefault(batch, []).append((first["ms"], best["ms"]))
             kernel = first["kernels"][0][0] if first["kernels"] else ""
-            shown.append([batch, name, operation, first["ms"], first["tflop_per_s"], best["tflop_per_s"], f"{first['ms'] / best['ms']:.2f}", kernel[:70]])
-    out = table(["batch", "convolution", "operation", "ms", "TFLOP/s", "TFLOP/s, benchmark mode", "slower by", "kernel"], shown)
+            shown.append([batch, name, operation, first["ms"], first["tflop_per_s"], best["tflop_per_s"], f"{first['ms'] / best['ms']:.2f}",
+                          "yes" if first["host_ms"] > first["ms"] else "", kernel[:70]])
+    out = table(["batch", "convolution", "operation", "ms", "TFLOP/s", "TFLOP/s, benchmark mode", "slower by", "the host is slower", "kernel"], shown)
     for batch, pairs in lost.items():
         out.append(f"Batch {batch}: {sum(a for a, _ in pairs):.3f} ms for one of each with deterministic kernels, {sum(b for _, b in pairs):.3f} ms "
                    f"with the fastest; median ratio {statistics.median(a / b for a, b in pairs):.2f}.")
     return out + [""] * bool(lost)
+
+
+def moved(row):
+    return row[traces.READ] + row[traces.WRITTEN]
 
 
 def step(found):
@@ -111,7 +122,7 @@ def step(found):
         out += table(["kernel", "count", "ms", "share"], [[row["kernel"][:90], row["count"], row["ms"], row["share"]] for row in trace["longest"]])
     if ncu:
         out += [f"ncu: {ncu['launches']} launches, {ncu['busy_ms']} ms, {ncu['dram_gb']} GB through memory.", ""]
-        out += table(["kernel", "us", "memory %", "multiprocessors %"], [
-            [row["kernel"][:90], round(row["gpu__time_duration.sum"] / 1e3, 2), row["dram__throughput.avg.pct_of_peak_sustained_elapsed"],
-             row["sm__throughput.avg.pct_of_peak_sustained_elapsed"]] for row in ncu["launches_by_time"]])
+        out += table(["kernel", "us", "MB through memory", "TB/s", "registers", "blocks"], [
+            [row["kernel"][:90], round(row[traces.TIME] / 1e3, 2), round(moved(row) / 1e6, 2), round(moved(row) / max(row[traces.TIME], 1) / 1e3, 2),
+             round(row["launch__registers_per_thread"]), round(row["launch__grid_size"])] for row in ncu["launches_by_time"]])
     return out

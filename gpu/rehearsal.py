@@ -102,6 +102,14 @@ def whole(folder):
     shutil.copy2(folder / "results/gpu.md", ROOT / "gpu-rehearsal.md")
 
 
+def reference():
+    """Every way in which the reference can be written gives the same step."""
+    test = ROOT / "benches/reference/test_began_torch.py"
+    print("gpu-rehearsal: the reference's own tests", flush=True)
+    if subprocess.run([python() / "python", "-m", "unittest", test.relative_to(ROOT)], cwd=ROOT, env=environment()).returncode:
+        sys.exit("gpu-rehearsal: the reference's tests failed")
+
+
 # --- broken on purpose -----------------------------------------------------------------------------------------------------------
 
 def replaced(path, text):
@@ -205,7 +213,7 @@ def broken(name, folder):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=["whole", *BROKEN], help="only this")
+    parser.add_argument("--only", choices=["whole", "reference", *BROKEN], help="only this")
     a = parser.parse_args()
     if not pack.ARCHIVE.is_file():
         sys.exit("gpu-rehearsal: there is no gpu-pack.tar.xz; make gpu-pack makes it")
@@ -213,6 +221,8 @@ def main():
     if a.only in (None, "whole"):
         with tempfile.TemporaryDirectory(prefix="gpu-rehearsal-") as folder:
             whole(pathlib.Path(folder))
+    if a.only in (None, "reference"):
+        reference()
     failed = []
     for name in BROKEN:
         if a.only in (None, name):

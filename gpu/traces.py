@@ -7,9 +7,9 @@ import json
 ON_DEVICE, ON_HOST = {"kernel", "gpu_memcpy", "gpu_memset"}, {"cpu_op"}
 # So many kernels are listed.
 LONGEST = 10
-# Of each kernel; all are known to ncu on every GPU since Volta.
-METRICS = ["gpu__time_duration.sum", "dram__bytes.sum", "dram__throughput.avg.pct_of_peak_sustained_elapsed",
-           "sm__throughput.avg.pct_of_peak_sustained_elapsed", "launch__registers_per_thread", "launch__grid_size"]
+# Of each kernel: what ncu reads in one run of it. Shares of peaks would take several, each with memory saved and put back.
+TIME, READ, WRITTEN = "gpu__time_duration.sum", "dram__bytes_read.sum", "dram__bytes_write.sum"
+METRICS = [TIME, READ, WRITTEN, "launch__registers_per_thread", "launch__grid_size"]
 
 
 def longest(rows):
@@ -61,8 +61,8 @@ def of_ncu(text):
         except ValueError:
             return 0.0
 
-    times = [(row["Kernel Name"], number(row, METRICS[0]) / 1e3) for row in rows]
-    slowest = sorted(rows, key=lambda row: -number(row, METRICS[0]))[:LONGEST]
+    times = [(row["Kernel Name"], number(row, TIME) / 1e3) for row in rows]
+    slowest = sorted(rows, key=lambda row: -number(row, TIME))[:LONGEST]
     return {"launches": len(rows), "busy_ms": round(sum(time for _, time in times) / 1e3, 3),
-            "dram_gb": round(sum(number(row, METRICS[1]) for row in rows) / 1e9, 3), "longest": longest(times),
+            "dram_gb": round(sum(number(row, READ) + number(row, WRITTEN) for row in rows) / 1e9, 3), "longest": longest(times),
             "launches_by_time": [{"kernel": row["Kernel Name"][:200], **{name: number(row, name) for name in METRICS}} for row in slowest]}

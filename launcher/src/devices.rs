@@ -44,12 +44,13 @@ impl Gpus {
     #[must_use]
     pub fn find() -> Self {
         let driver = Path::new("/proc/driver/nvidia/gpus");
-        let (count, source) = match std::fs::read_dir(driver) {
-            Ok(entries) => (entries.flatten().count(), format!("in {}", driver.display())),
-            Err(_) => match listed_by_nvidia_smi() {
+        // In a guest the folder may be there and empty.
+        let (count, source) = match std::fs::read_dir(driver).map_or(0, |entries| entries.flatten().count()) {
+            0 => match listed_by_nvidia_smi() {
                 Some(count) => (count, "by nvidia-smi -L".to_owned()),
-                None => (0, format!("({} is not there, nor is nvidia-smi)", driver.display())),
+                None => (0, format!("({} shows none, and nvidia-smi is not there)", driver.display())),
             },
+            count => (count, format!("in {}", driver.display())),
         };
         let visible = std::env::var("CUDA_VISIBLE_DEVICES").ok();
         Self { names: (0..count).map(|index| index.to_string()).collect(), source }.limited(visible.as_deref())

@@ -134,6 +134,8 @@ fn share_gpu(command: &mut Command, rank: u32) {
         ("NCCL_ALGO", "Ring"),
         ("NCCL_PROTO", "Simple"),
         ("NCCL_BUFFSIZE", "1048576"),
+        // Its own sockets between ranks, which would stay with one that was killed.
+        ("NCCL_RAS_ENABLE", "0"),
     ] {
         if std::env::var_os(name).is_none() {
             command.env(name, value);

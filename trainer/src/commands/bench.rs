@@ -274,7 +274,7 @@ impl Bench {
             source: "synthetic:faces".into(),
             out: data.clone(),
             size: self.size,
-            count: 512,
+            count: u64::from(self.batch * self.lanes).max(32) * 2,
             quiet: true,
             ..prepare::Options::default()
         })?;
