@@ -267,10 +267,11 @@ class Check(unittest.TestCase):
 
     def test_a_trainer_that_hangs_takes_its_blocks_share_and_what_it_printed_is_kept(self):
         began = time.monotonic()
-        self.run_check("--budget", "60", fault="hangs", code=1)
-        self.assertLess(time.monotonic() - began, 90)
+        names = "machine,bench,convolutions,profile"
+        self.run_check("--budget", "40", "--only", names, fault="hangs", code=1)
+        self.assertLess(time.monotonic() - began, 60)
         records = self.records()
-        self.only(records, {"bench"})
+        self.only(records, {"bench"}, names)
         self.assertIn("not over after", records["bench"]["why"])
         self.assertIn("starting", records["bench"]["why"])
 
@@ -299,7 +300,6 @@ class Check(unittest.TestCase):
         text = self.run_check("--budget", "4", "--only", "machine,bench,convolutions,profile", fault="hangs", code=1)
         records = self.records()
         self.assertEqual(list(records), ["bench", "convolutions", "machine", "profile"])
-        self.assertEqual(records["machine"]["outcome"], "passed")
         self.assertIn("no time is left", " ".join(record["why"] for record in records.values()))
         self.assertIn("bench", text[text.index("not everything held"):])
 
