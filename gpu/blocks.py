@@ -53,9 +53,9 @@ class Setting:
         """Of trainers: on a CPU the double stands in for NCCL, and the kernels of the GPU run on the host."""
         return {} if self.cuda else {"BEGAN_BACKEND": "nccl", "BEGAN_NCCL": str(DOUBLE), "BEGAN_FUSED": "host"}
 
-    def flags(self, *names):
+    def flags(self):
         """--size 128 --filters 128 ..."""
-        return [word for name in names or self.shape for word in (f"--{name}", self.shape[name])]
+        return [word for name, value in self.shape.items() for word in (f"--{name}", value)]
 
 
 @dataclasses.dataclass
@@ -116,20 +116,24 @@ def described(found, setting):
 
 # --- correctness -----------------------------------------------------------------------------------------------------------------
 
-# Name of the fixture, precision, and the ways to compute.
-WAYS = [("--upsampling", upsampling, "--skip", skip) for upsampling in ("transposed", "phases", "direct") for skip in ("folded", "concat")]
+# How to upsample and how to take the skip in; a GPU's own way first.
+WAYS = [(upsampling, skip) for upsampling in ("transposed", "phases", "direct") for skip in ("folded", "concat")]
+
+
+def flags_of(way):
+    return ["--upsampling", way[0], "--skip", way[1]]
 
 
 def correctness(block, setting):
     block.check("the kernels' tests", 60 * setting.patience, lambda seconds: tests("kernels-tests", seconds, block, setting))
     block.check("NCCL's tests", 40 * setting.patience, lambda seconds: tests("nccl-device-tests", seconds, block, setting))
     precisions = ("f64", "f32", "bf16") + ("tf32",) * setting.cuda
-    cases = [(path, precision, ()) for path in sorted((HERE / "fixtures").glob("*.safetensors")) for precision in precisions]
+    cases = [(path, precision, None) for path in sorted((HERE / "fixtures").glob("*.safetensors")) for precision in precisions]
     # Of these the one where a skip can be folded: from 32 px on.
     cases += [(HERE / "fixtures/clip-64.safetensors", precision, way) for precision in ("f64", "bf16") for way in WAYS[1:]]
     made = block.check(f"a fixture of {setting.shape['size']} px", 60 * setting.patience, lambda seconds: fixture(seconds, block, setting))
     if made:
-        cases += [(pathlib.Path(made), precision, ()) for precision in precisions]
+        cases += [(pathlib.Path(made), precision, None) for precision in precisions]
     if setting.quick:
         cases = [case for case in cases if not case[2]]
     conforms(block, setting, cases)
@@ -174,9 +178,9 @@ def conforms(block, setting, cases):
             return
         running = []
         for number, (path, precision, way) in enumerate(cases[at:at + setting.together]):
-            command = [BIN / "trainer", "conform", path, "--quiet", "--device", setting.device, "--precision", precision, *way]
-            command += ["--fused"] * (not setting.cuda)
-            name = f"conform {path.stem} in {precision}" + (f", {way[1]} and {way[3]}" if way else "")
+            command = [BIN / "trainer", "conform", path, "--quiet", "--device", setting.device, "--precision", precision]
+            command += (flags_of(way) if way else []) + ["--fused"] * (not setting.cuda)
+            name = f"conform {path.stem} in {precision}" + (f", {way[0]} and {way[1]}" if way else "")
             running.append((name, Running(command, setting.folder / f"conform-{number}.log", **setting.environment())))
         for name, program in running:
             block.check(name, 60 * setting.patience, lambda seconds, program=program: conformed(program, seconds, block))
@@ -198,26 +202,25 @@ def conformed(program, seconds, block):
 
 # --- runs that are compared to the bit -------------------------------------------------------------------------------------------
 
-def training(setting, name, trainers, *more):
-    """The command of a run of 32 px; its folder is `name`."""
-    settings = {"run.lanes": 4, "run.batch": 4, "run.steps": setting.steps, "model.filters": 16, "model.latent": 16,
-                "run.digest_every": 10, "run.checkpoint_every": 20, "run.sample_every": 0}
-    command = [BIN / "launcher", "--nodes", 1, "--gpus", trainers, "--device", setting.device, "--share-gpu", "--data",
-               HERE / "data/faces-32", "--run", setting.folder / name]
-    for key, value in settings.items():
-        command += ["--set", f"{key}={value}"]
-    return [*command, *more]
+def command_of(setting, name, data, trainers, settings):
+    """The command of a run; its folder is `name`."""
+    command = [BIN / "launcher", "--nodes", 1, "--gpus", trainers, "--device", setting.device, "--data", data, "--run",
+               setting.folder / name, "--set", "run.sample_every=0"]
+    return command + [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+
+
+def training(setting, name, trainers):
+    """A run of 32 px."""
+    return command_of(setting, name, HERE / "data/faces-32", trainers, {
+        "run.lanes": 4, "run.batch": 4, "run.steps": setting.steps, "model.filters": 16, "model.latent": 16, "run.digest_every": 10,
+        "run.checkpoint_every": 20}) + ["--share-gpu"]
 
 
 def large(setting, name):
-    """The command of a run at the size that is trained, in bf16."""
-    shape = setting.shape
-    settings = {"run.lanes": 1, "run.batch": setting.batches[0], "run.steps": 20, "model.filters": shape["filters"],
-                "model.latent": shape["latent"], "run.precision": "bf16", "run.digest_every": 5, "run.checkpoint_every": 0,
-                "run.sample_every": 0}
-    command = [BIN / "launcher", "--nodes", 1, "--gpus", 1, "--device", setting.device, "--data", setting.folder / "faces", "--run",
-               setting.folder / name]
-    return command + [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    """A run at the size that is trained, in bf16."""
+    return command_of(setting, name, setting.folder / "faces", 1, {
+        "run.lanes": 1, "run.batch": setting.batches[0], "run.steps": 20, "model.filters": setting.shape["filters"],
+        "model.latent": setting.shape["latent"], "run.precision": "bf16", "run.digest_every": 5, "run.checkpoint_every": 0})
 
 
 def trained(command, seconds, block, setting):
@@ -322,19 +325,18 @@ def trainers_of(folder):
     return sorted(found)
 
 
+# --- speed -----------------------------------------------------------------------------------------------------------------------
+
 # So many of PyTorch's variants are timed at the larger batch too.
 STRONGEST = 4
 
-# --- speed -----------------------------------------------------------------------------------------------------------------------
 
 def bench(block, setting):
     """The step by each way there is; the device's own way first, with its stages."""
-    default = ("transposed", "folded")
-    ways = [default] + [(way[1], way[3]) for way in WAYS if (way[1], way[3]) != default]
-    for upsampling, skip in ways[:1] if setting.quick else ways:
+    for way in WAYS[:1] if setting.quick else WAYS:
         for batch in setting.batches[:1] if setting.quick else setting.batches:
-            flags = ["--upsampling", upsampling, "--skip", skip] + ["--brief"] * ((upsampling, skip) != default)
-            block.check(f"bf16, batch {batch}, {upsampling} and {skip}", 30 * setting.patience, lambda seconds, batch=batch, flags=flags:
+            flags = flags_of(way) + ["--brief"] * (way != WAYS[0])
+            block.check(f"bf16, batch {batch}, {way[0]} and {way[1]}", 30 * setting.patience, lambda seconds, batch=batch, flags=flags:
                         benched("bf16", batch, seconds, block, setting, *flags))
     if not setting.quick:
         for precision in ("tf32", "f32")[not setting.cuda:]:
@@ -385,7 +387,8 @@ def pytorch(block, setting):
     # Of the larger batch the strongest alone.
     plans = [plan for at, plan in enumerate(plans) if plan[0] == batches[0] or at < 2 * STRONGEST]
     compiled = to_compile(plans)
-    block.check(f"compiling {len(compiled)} of them", min(90 * setting.patience, 0.45 * block.left()), lambda seconds: warmed(compiled, seconds, block, setting, cache))
+    block.check(f"compiling {len(compiled)} of them", min(90 * setting.patience, 0.45 * block.left()),
+                lambda seconds: warmed(compiled, seconds, block, setting, cache))
     for batch, name in plans:
         times = ("--warmup", 5, "--iters", 10, "--rounds", 5) if setting.cuda else ("--warmup", 1, "--iters", 1, "--rounds", 1)
         block.check(f"{name}, batch {batch}", 40 * setting.patience, lambda seconds, batch=batch, name=name, times=times: variant(run(
@@ -440,14 +443,13 @@ def variant(ended, setting):
 def profile(block, setting):
     """One step of training, launch by launch: libtorch's trace for the time between launches, ncu for what each kernel does."""
     path = setting.folder / "trace.json"
-    flags = ["--brief", "--trace", path]
-    step = block.check("a trace of one step", 40 * setting.patience, lambda seconds: traced(path, seconds, block, setting, flags))
+    step = block.check("a trace of one step", 40 * setting.patience, lambda seconds: traced(path, seconds, block, setting))
     launches = step["launches"] if step else 1000
     block.check("ncu over one step", 60 * setting.patience, lambda seconds: counted(launches, seconds, block, setting))
 
 
-def traced(path, seconds, block, setting, flags):
-    rows = benched("bf16", setting.batches[0], seconds, block, setting, *flags)
+def traced(path, seconds, block, setting):
+    rows = benched("bf16", setting.batches[0], seconds, block, setting, "--brief", "--trace", path)
     text = path.read_text()
     with gzip.open(setting.store.work / "trace.json.gz", "wt") as out:
         out.write(text)

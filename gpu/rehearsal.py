@@ -18,13 +18,13 @@ import tempfile
 import time
 import venv
 
+import blocks
 import pack
 
 ROOT = pack.ROOT
 VENV = ROOT / ".gpu-venv"
 # cuobjdump reads machine code; the numbers of its versions follow the driver's, not torch's.
 PACKAGES = [f"torch=={pack.TORCH}", "numpy", "safetensors", "nvidia-cuda-cuobjdump", "nvidia-cuda-nvdisasm"]
-BLOCKS = ["machine", "correctness", "digest", "bench", "convolutions", "sharing", "pytorch", "profile"]
 # Two cores do in minutes what a GPU machine does in seconds.
 BUDGET = 2400
 
@@ -95,8 +95,9 @@ def whole(folder):
     sound(folder / "results")
     records = results(folder / "results")
     print("\ngpu-rehearsal: seconds a block")
-    for name in BLOCKS:
-        print(f"  {name:<14} {records[name]['seconds']:7.1f}  {records[name]['outcome']}")
+    for plan in blocks.PLANS:
+        record = records[plan.name]
+        print(f"  {plan.name:<14} {record['seconds']:7.1f}  {record['outcome']}")
     if code:
         sys.exit(f"gpu-rehearsal: the check ended with {code}; all of it is in gpu-rehearsal.log")
     shutil.copy2(folder / "results/gpu.md", ROOT / "gpu-rehearsal.md")

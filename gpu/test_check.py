@@ -1,4 +1,5 @@
 """The GPU check with made-up programs in the place of the real ones: what it does with faults, and what it leaves behind."""
+import hashlib
 import json
 import os
 import pathlib
@@ -148,7 +149,6 @@ def made_up(folder):
     (made / "path").mkdir()
     shutil.copy2(HERE / "made_up_ncu.py", made / "path/ncu")
     (made / "path/ncu").chmod(0o755)
-    import hashlib
     files = {str(path.relative_to(made)): hashlib.sha256(path.read_bytes()).hexdigest() for path in made.rglob("*") if path.is_file()}
     (made / "manifest.json").write_text(json.dumps({"commit": "of this test", "torch": "2.11.0", "files": files}))
     return made

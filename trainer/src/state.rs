@@ -195,7 +195,11 @@ impl State {
     }
 }
 
-fn by_name(layout: &Layout, flat: &tch::Tensor) -> Result<Vec<(String, tch::Tensor)>> {
+/// Name and value of each parameter of a network whose flat tensor, or one laid out like it, this is.
+///
+/// # Errors
+/// If it is too short.
+pub fn by_name(layout: &Layout, flat: &tch::Tensor) -> Result<Vec<(String, tch::Tensor)>> {
     let names = layout.slots().iter().map(|slot| slot.parameter.name.clone());
     Ok(names.zip(layout.views(flat)?).collect())
 }

@@ -87,25 +87,27 @@ impl Conform {
         let fixture = Fixture::open(bytes)?;
         let config = fixture.configuration()?;
         let stored = config.run.precision;
-        match self.precision.filter(|precision| *precision != stored) {
-            None => {
-                let report = self.against_fixture(&fixture, &config, self.arithmetic(stored, device)?, device)?;
-                report.print("the fixture");
-                Ok(report.passed())
-            }
-            Some(precision) => {
-                let arithmetic = Arithmetic::new(stored, Device::Cpu)?.switch()?;
-                let report = self.against_fixture(&fixture, &config, arithmetic, Device::Cpu)?;
-                if !report.passed() {
-                    report.print("the fixture");
-                    return Ok(false);
-                }
-                let report =
-                    self.against_exact(&fixture, &config, self.arithmetic(precision, device)?, precision, device)?;
-                report.print("the same steps in f64");
-                Ok(report.passed())
-            }
+        let default = Bounds::all(if stored == Precision::F64 { EXACT } else { SINGLE });
+        let asked = self.tolerance.map(Bounds::all);
+        let Some(precision) = self.precision.filter(|precision| *precision != stored) else {
+            let mut report = Report::new(asked.unwrap_or(default), self.quiet);
+            let arithmetic = self.arithmetic(stored, device)?;
+            against_fixture(&fixture, &config, arithmetic, device, &mut report)?;
+            report.print("the fixture");
+            return Ok(report.passed());
+        };
+        let mut report = Report::new(default, true);
+        let arithmetic = Arithmetic::new(stored, Device::Cpu)?.switch()?;
+        against_fixture(&fixture, &config, arithmetic, Device::Cpu, &mut report)?;
+        if !report.passed() {
+            report.print("the fixture");
+            return Ok(false);
         }
+        let mut report = Report::new(asked.unwrap_or_else(|| Bounds::of_rounding(precision)), self.quiet);
+        let arithmetic = self.arithmetic(precision, device)?;
+        against_exact(&fixture, &config, arithmetic, device, &mut report)?;
+        report.print("the same steps in f64");
+        Ok(report.passed())
     }
 
     /// In these bits on this device, by the ways that were asked for.
@@ -118,79 +120,69 @@ impl Conform {
             ..arithmetic
         })
     }
+}
 
-    /// Every tensor of every step with the fixture's.
-    fn against_fixture(
-        &self,
-        fixture: &Fixture<'_>,
-        config: &RunConfig,
-        arithmetic: Arithmetic,
-        device: Device,
-    ) -> Result<Report> {
-        let default = if config.run.precision == Precision::F64 { EXACT } else { SINGLE };
-        // With --precision, --tolerance is for the other comparison.
-        let (tolerance, quiet) = match self.precision {
-            Some(precision) if precision != config.run.precision => (default, true),
-            _ => (self.tolerance.unwrap_or(default), self.quiet),
-        };
-        let mut report = Report::new(Bounds::all(tolerance), quiet);
-        let mut course = Course::new(fixture, config, arithmetic, device)?;
-        for step in 0..config.run.steps {
-            let computed = course.compute(step)?;
-            for (name, found) in [("recon_real", &computed.recon_real), ("fake", &computed.fake)] {
-                let name = format!("step{step}/{name}");
-                report.compare(&name, found, &fixture.get(&name, &found.size(), Kind::Double)?)?;
-            }
-            for (name, found) in computed.gradients(config)? {
-                let name = format!("step{step}/grad/{name}");
-                report.compare(&name, &found, &fixture.get(&name, &found.size(), Kind::Double)?)?;
-            }
-            let scalars = Vec::<f64>::try_from(&fixture.get(&format!("step{step}/scalars"), &[6], Kind::Double)?)?;
-            for ((name, found), expected) in computed.scalars().into_iter().zip(scalars) {
-                report.compare_numbers(&format!("step{step}/scalars/{name}"), found, expected)?;
-            }
-            course.commit(&computed)?;
-            for (name, found) in course.state.weights()? {
-                let name = format!("step{}/weights/{name}", step + 1);
-                report.compare(&name, &found, &fixture.get(&name, &found.size(), Kind::Double)?)?;
-            }
+/// Every tensor of every step with the fixture's.
+fn against_fixture(
+    fixture: &Fixture<'_>,
+    config: &RunConfig,
+    arithmetic: Arithmetic,
+    device: Device,
+    report: &mut Report,
+) -> Result<()> {
+    let mut course = Course::new(fixture, config, arithmetic, device)?;
+    for step in 0..config.run.steps {
+        let computed = course.compute(step)?;
+        for (name, found) in [("recon_real", &computed.recon_real), ("fake", &computed.fake)] {
+            let name = format!("step{step}/{name}");
+            report.compare(&name, found, &fixture.get(&name, &found.size(), Kind::Double)?)?;
         }
-        Ok(report)
+        for (name, found) in computed.gradients(config)? {
+            let name = format!("step{step}/grad/{name}");
+            report.compare(&name, &found, &fixture.get(&name, &found.size(), Kind::Double)?)?;
+        }
+        let scalars = Vec::<f64>::try_from(&fixture.get(&format!("step{step}/scalars"), &[6], Kind::Double)?)?;
+        for ((name, found), expected) in computed.scalars().into_iter().zip(scalars) {
+            report.compare_numbers(&format!("step{step}/scalars/{name}"), found, expected)?;
+        }
+        course.commit(&computed)?;
+        for (name, found) in course.state.weights()? {
+            let name = format!("step{}/weights/{name}", step + 1);
+            report.compare(&name, &found, &fixture.get(&name, &found.size(), Kind::Double)?)?;
+        }
     }
+    Ok(())
+}
 
-    /// Every tensor of every step with that of the same step in f64.
-    fn against_exact(
-        &self,
-        fixture: &Fixture<'_>,
-        config: &RunConfig,
-        arithmetic: Arithmetic,
-        precision: Precision,
-        device: Device,
-    ) -> Result<Report> {
-        let bounds = self.tolerance.map_or_else(|| Bounds::of_rounding(precision), Bounds::all);
-        let mut report = Report::new(bounds, self.quiet);
-        let mut course = Course::new(fixture, config, arithmetic, device)?;
-        for step in 0..config.run.steps {
-            let computed = course.compute(step)?;
-            let exact = Exact::compute(&course.state, &computed, config)?;
-            report.compare(&format!("step{step}/recon_real"), &computed.recon_real, &exact.recon_real)?;
-            report.compare(&format!("step{step}/fake"), &computed.fake, &exact.fake)?;
-            for ((name, found), expected) in computed.gradients(config)?.into_iter().zip(&exact.gradients) {
-                report.compare(&format!("step{step}/grad/{name}"), &found, expected.expected())?;
-            }
-            let (next, record) = computed.now.advance(&config.objective, &config.optimizer, &[exact.losses])?;
-            let expected = [record.real, record.fake, record.k, next.k, record.m_global];
-            for ((name, found), expected) in computed.scalars().into_iter().zip(expected) {
-                report.compare_numbers(&format!("step{step}/scalars/{name}"), found, expected)?;
-            }
-            let after = exact.weights_after(&computed, config)?;
-            course.commit(&computed)?;
-            for ((name, found), (_, expected)) in course.state.weights()?.into_iter().zip(&after) {
-                report.compare(&format!("step{}/weights/{name}", step + 1), &found, expected)?;
-            }
+/// Every tensor of every step with that of the same step in f64.
+fn against_exact(
+    fixture: &Fixture<'_>,
+    config: &RunConfig,
+    arithmetic: Arithmetic,
+    device: Device,
+    report: &mut Report,
+) -> Result<()> {
+    let mut course = Course::new(fixture, config, arithmetic, device)?;
+    for step in 0..config.run.steps {
+        let computed = course.compute(step)?;
+        let exact = Exact::compute(&course.state, &computed, config)?;
+        report.compare(&format!("step{step}/recon_real"), &computed.recon_real, &exact.recon_real)?;
+        report.compare(&format!("step{step}/fake"), &computed.fake, &exact.fake)?;
+        for ((name, found), expected) in computed.gradients(config)?.into_iter().zip(&exact.gradients) {
+            report.compare(&format!("step{step}/grad/{name}"), &found, expected.expected())?;
         }
-        Ok(report)
+        let (next, record) = computed.now.advance(&config.objective, &config.optimizer, &[exact.losses])?;
+        let expected = [record.real, record.fake, record.k, next.k, record.m_global];
+        for ((name, found), expected) in computed.scalars().into_iter().zip(expected) {
+            report.compare_numbers(&format!("step{step}/scalars/{name}"), found, expected)?;
+        }
+        let after = exact.weights_after(&computed, config)?;
+        course.commit(&computed)?;
+        for ((name, found), (_, expected)) in course.state.weights()?.into_iter().zip(&after) {
+            report.compare(&format!("step{}/weights/{name}", step + 1), &found, expected)?;
+        }
     }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use crate::arithmetic::Arithmetic;
 use crate::flat::Layout;
 use crate::images::Measure;
 use crate::reduce::{Gradient, Place, Reducer, add};
-use crate::state::State;
+use crate::state::{State, by_name};
 use crate::step::{GradientBuffer, LanePass, Settings, combine};
 
 /// How long the device may take for a step.
@@ -56,15 +56,6 @@ pub struct Computed {
     pub next: Equilibrium,
     /// The step's record.
     pub record: StepRecord,
-}
-
-/// Name and value of each parameter of a network whose flat tensor this is.
-///
-/// # Errors
-/// If it is too short.
-pub fn by_name(layout: &Layout, flat: &Tensor) -> Result<Vec<(String, Tensor)>> {
-    let names = layout.slots().iter().map(|slot| slot.parameter.name.clone());
-    Ok(names.zip(layout.views(flat)?).collect())
 }
 
 impl<'f> Course<'f> {

@@ -11,7 +11,7 @@ use began::equilibrium::LaneLosses;
 use began::network::{self, Layer};
 use tch::{Device, Kind, Tensor};
 
-use super::course::{Computed, by_name};
+use super::course::Computed;
 use super::report::Expected;
 use crate::arithmetic::{Arithmetic, Skip, Upsampling};
 use crate::reduce::Gradient;
@@ -135,10 +135,6 @@ impl Exact {
         let gradient = |gradient: &Gradient| -> Result<Gradient> { Ok(Gradient(widened(&gradient.0)?)) };
         let (d, g) = (gradient(&computed.d_gradient)?, gradient(&computed.g_gradient)?);
         self.state.commit(&d, &g, computed.now.rate, config)?;
-        let mut all = Vec::new();
-        for parameters in [&self.state.discriminator.parameters, &self.state.generator.parameters] {
-            all.extend(by_name(&parameters.layout, &parameters.flat)?);
-        }
-        Ok(all)
+        self.state.weights()
     }
 }
